@@ -1,0 +1,195 @@
+"""The one table of what can go wrong: name for machines, exit code, retry policy, mend.
+
+An entry is data; raise it with `RotatorError("name", "what was seen")`. Neither a name nor a detail
+ever holds a secret: callers pass paths, labels, numbers and the provider's own message.
+"""
+
+from __future__ import annotations
+
+TRANSIENT = "transient"  # retried after 1, 2, 4 … minutes, sooner or later if Retry-After says so
+PERMANENT = "permanent"  # somebody must mend it: at most four attempts an hour
+LATCH = "latch"  # no attempt at all until the PIN file changes
+NONE = "none"  # nothing was asked of provider or token: the next tick may try again
+
+
+class Kind:
+    """One class of error."""
+
+    __slots__ = ("exit_code", "mend", "name", "retry")
+
+    def __init__(self, name: str, exit_code: int, retry: str, mend: str) -> None:
+        self.name = name
+        self.exit_code = exit_code
+        self.retry = retry
+        self.mend = mend
+
+
+KINDS: dict[str, Kind] = {
+    name: Kind(name, exit_code, retry, mend)
+    for name, exit_code, retry, mend in (
+        # Ourselves
+        ("internal_error", 1, PERMANENT, "a fault in edge-rotator: report it with this line"),
+        ("config_invalid", 3, NONE, "correct the named key in the configuration file"),
+        (
+            "wrong_user",
+            4,
+            NONE,
+            "run `systemctl start edge-rotator-force.service`, or run as the configured user",
+        ),
+        ("interrupted", 5, TRANSIENT, "the run was killed or the power failed; it is retried"),
+        ("busy", 75, NONE, "another run holds the lock; try again in a minute"),
+        # The way to the provider
+        ("dns", 10, TRANSIENT, "check the network and DNS, and provider.endpoint for a typo"),
+        ("connect", 11, TRANSIENT, "check the network and that port 443 is let out"),
+        ("timeout", 12, TRANSIENT, "the network is slow or drops packets; check the uplink"),
+        ("connection_lost", 13, TRANSIENT, "the peer hung up; check for a middlebox"),
+        ("throttled", 14, TRANSIENT, "the provider limits the account; spread the fleet out"),
+        ("server_error", 15, TRANSIENT, "the provider has a fault; nothing to mend here"),
+        (
+            "tls_server_untrusted",
+            20,
+            PERMANENT,
+            "provider.ca_file must hold the CA of the endpoint (Amazon Root CA 1 to 4); "
+            "something may be intercepting TLS",
+        ),
+        (
+            "tls_host_mismatch",
+            21,
+            PERMANENT,
+            "provider.endpoint is not the name in the server's certificate: take it from "
+            "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider`",
+        ),
+        (
+            "tls_client_refused",
+            22,
+            PERMANENT,
+            "the endpoint refused our certificate: register and activate it, and check the clock",
+        ),
+        ("tls_failed", 23, TRANSIENT, "the TLS handshake failed; run `edge-rotator doctor`"),
+        # The provider's own refusals
+        (
+            "thing_not_attached",
+            30,
+            PERMANENT,
+            "attach the thing to the certificate (aws iot attach-thing-principal), "
+            "or correct provider.thing_name",
+        ),
+        (
+            "policy_denied",
+            31,
+            PERMANENT,
+            "the IoT policy of the certificate must allow iot:AssumeRoleWithCertificate "
+            "on the role alias",
+        ),
+        (
+            "certificate_inactive",
+            32,
+            PERMANENT,
+            "activate the certificate in IoT, and check account, region and provider.endpoint",
+        ),
+        ("role_alias_missing", 33, PERMANENT, "create the role alias or correct its name"),
+        (
+            "role_not_assumable",
+            34,
+            PERMANENT,
+            "the role must exist and trust credentials.iot.amazonaws.com "
+            "(a new role takes minutes to be seen)",
+        ),
+        (
+            "duration_exceeds_role",
+            35,
+            PERMANENT,
+            "the alias' credentialDurationSeconds exceeds the role's MaxSessionDuration: "
+            "lower one or raise the other",
+        ),
+        ("provider_refused", 36, PERMANENT, "see the provider's message and its documentation"),
+        # The provider's answer
+        ("answer_truncated", 40, TRANSIENT, "the answer broke off; the network is unstable"),
+        ("answer_oversized", 41, PERMANENT, "this is not the credential provider's answer"),
+        ("answer_not_json", 42, PERMANENT, "this is not the credential provider's answer"),
+        ("answer_field_missing", 43, PERMANENT, "this is not the credential provider's answer"),
+        (
+            "answer_control_character",
+            44,
+            PERMANENT,
+            "the answer holds a character no credential has; something tampers with it",
+        ),
+        ("answer_expired", 45, PERMANENT, "the provider hands out expired credentials"),
+        (
+            "answer_short_lived",
+            46,
+            PERMANENT,
+            "the provider's credentials live shorter than those held, or far shorter than "
+            "schedule.expected_lifetime: check the role alias' duration",
+        ),
+        # Time
+        (
+            "clock_wrong",
+            50,
+            TRANSIENT,
+            "check `timedatectl`: the clock must be synchronised (no RTC? allow NTP out)",
+        ),
+        # Token
+        (
+            "backend_unusable",
+            60,
+            PERMANENT,
+            "install pycurl built against the system's libcurl (not a wheel), with the parts "
+            "that provider.backend needs",
+        ),
+        ("module_missing", 61, PERMANENT, "install the PKCS#11 module or correct token.module"),
+        (
+            "token_absent",
+            62,
+            TRANSIENT,
+            "no token has the label token.label: is the chip wired, the store readable?",
+        ),
+        (
+            "key_missing",
+            63,
+            PERMANENT,
+            "the token holds no key with the label token.key_label: enroll the device",
+        ),
+        (
+            "key_mismatch",
+            64,
+            PERMANENT,
+            "provider.certificate_file belongs to another key: enroll the device again",
+        ),
+        (
+            "pin_refused",
+            65,
+            LATCH,
+            "write the right PIN into token.pin_file; no login is tried until that file changes",
+        ),
+        (
+            "pin_locked",
+            66,
+            LATCH,
+            "the token is locked or has one try left: unlock it as its security officer, "
+            "then rewrite token.pin_file",
+        ),
+        (
+            "pin_unreadable",
+            67,
+            PERMANENT,
+            "the PIN file must exist, hold the PIN and nothing else (no newline at its end)",
+        ),
+        ("token_failed", 68, PERMANENT, "run `edge-rotator doctor --login` (it uses one PIN try)"),
+        ("file_unreadable", 69, PERMANENT, "the named file must exist and be readable"),
+        # Handing over
+        ("write_failed", 70, TRANSIENT, "the directory must exist, be ours and have room"),
+        ("restart_failed", 71, NONE, "check `systemctl status litestream` and the sudoers rule"),
+        ("state_failed", 72, NONE, "the state directory must exist, be ours and have room"),
+    )
+}
+
+
+class RotatorError(Exception):
+    """A known error. `detail` says what was seen; `retry_after` is what the provider asked (s)."""
+
+    def __init__(self, name: str, detail: str = "", retry_after: float | None = None) -> None:
+        super().__init__(f"{name}: {detail}" if detail else name)
+        self.kind = KINDS[name]
+        self.detail = detail
+        self.retry_after = retry_after

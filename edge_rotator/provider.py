@@ -1,0 +1,280 @@
+"""One mutual-TLS request to the credential provider, and what each failure of it means."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from edge_rotator import clock
+from edge_rotator.errors import RotatorError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import pycurl
+
+    from edge_rotator.config import Config
+
+MAX_BODY = 65536
+_MAX_MESSAGE = 200
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+class Answer:
+    """What came back. `skew` is the server's clock minus ours (s), None without a Date header."""
+
+    __slots__ = ("body", "date", "message", "retry_after", "skew", "status")
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes, now: float) -> None:
+        self.status = status
+        self.body = body
+        date = clock.parse_http(headers.get("date", ""))
+        self.date = date
+        self.skew = None if date is None else date - now
+        self.retry_after = _retry_after(headers.get("retry-after", ""), now + (self.skew or 0.0))
+        self.message = _message(body) if status != 200 else ""
+
+
+def _retry_after(text: str, now: float) -> float | None:
+    """Seconds asked for by a Retry-After header, either of its two forms."""
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    date = clock.parse_http(text)
+    return None if date is None else max(0.0, date - now)
+
+
+def _message(body: bytes) -> str:
+    """Return the provider's message, fit to be logged."""
+    try:
+        text = json.loads(body)["message"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return ""
+    return "".join(c for c in str(text) if c.isprintable())[:_MAX_MESSAGE]
+
+
+def _percent(text: str, safe: str = "") -> str:
+    """Percent-encode for a pkcs11: URI."""
+    return "".join(
+        chr(b) if chr(b) in _UNRESERVED or chr(b) in safe else f"%{b:02X}" for b in text.encode()
+    )
+
+
+def key_uri(config: Config, pin_path: str) -> str:
+    """Name the key in the token; the PIN only ever by the file that holds it."""
+    uri = f"pkcs11:token={_percent(config.label)};object={_percent(config.key_label)};type=private"
+    return f"{uri}?pin-source={_percent(pin_path, safe='/')}" if pin_path else uri
+
+
+def prepare_environment(config: Config) -> None:
+    """Tell the module and the libraries where things are. Before pycurl or the module loads."""
+    # libcurl would write the session's secrets where this says.
+    os.environ.pop("SSLKEYLOGFILE", None)
+    os.environ.update(config.environment)
+    if config.module:
+        os.environ["PKCS11_MODULE_PATH"] = config.module
+
+
+def _check_files(config: Config) -> None:
+    """Say which file is missing; libcurl's own message would not."""
+    for path in (
+        config.certificate_file,
+        config.ca_file,
+        config.key_file if config.backend == "file" else config.ca_file,
+    ):
+        try:
+            with open(path, "rb") as file:
+                empty = not file.read(1)
+        except OSError as exc:
+            raise RotatorError("file_unreadable", f"{path}: {exc.strerror}") from None
+        if empty:
+            raise RotatorError("file_unreadable", f"{path} is empty")
+    if config.backend != "file" and not os.path.exists(config.module):
+        raise RotatorError("module_missing", f"no file {config.module}")
+
+
+def _import_pycurl(config: Config) -> None:
+    """Load pycurl and find out whether it can do what the backend needs."""
+    try:
+        import pycurl
+    except ImportError as exc:
+        raise RotatorError("backend_unusable", f"no pycurl: {exc}") from None
+    # The stub's tuple is shorter than the real one.
+    library = str(list(pycurl.version_info())[5] or "")
+    bundled = os.path.dirname(pycurl.__file__) + "/pycurl.libs"
+    if os.path.isdir(bundled):
+        raise RotatorError(
+            "backend_unusable", f"this pycurl is a wheel with its own TLS library ({library})"
+        )
+    wanted = {"engine": "OpenSSL", "provider": "OpenSSL", "gnutls": "GnuTLS"}.get(config.backend)
+    if wanted and not library.startswith(wanted):
+        raise RotatorError(
+            "backend_unusable", f"backend {config.backend} needs {wanted}, pycurl has {library}"
+        )
+
+
+def _set_key(curl: pycurl.Curl, config: Config, pin: str) -> None:
+    """Set the options in which the backends differ. SSLENGINE_DEFAULT is never one of them."""
+    import pycurl
+
+    if config.backend == "file":
+        curl.setopt(pycurl.SSLKEY, config.key_file)
+        return
+    if config.backend == "engine":
+        try:
+            curl.setopt(pycurl.SSLENGINE, "pkcs11")
+        except pycurl.error as exc:
+            detail = f"no OpenSSL engine pkcs11 ({exc.args[0]}): install libengine-pkcs11-openssl"
+            raise RotatorError("backend_unusable", detail) from None
+        curl.setopt(pycurl.SSLKEYTYPE, "ENG")
+    elif config.backend == "provider":
+        curl.setopt(pycurl.SSLKEYTYPE, "PROV")
+    curl.setopt(pycurl.SSLKEY, key_uri(config, pin))
+
+
+def _perform(curl: pycurl.Curl) -> None:
+    """Do the transfer with stderr closed to libraries: engines chatter, we tell in one line."""
+    sys.stderr.flush()
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    saved = os.dup(2)
+    try:
+        os.dup2(null, 2)
+        curl.perform()
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def fetch(config: Config, pin: str) -> Answer:
+    """Ask once. `pin` is the path of the PIN file or empty. Raises RotatorError, never retries."""
+    prepare_environment(config)
+    _check_files(config)
+    _import_pycurl(config)
+    import pycurl
+
+    body = bytearray()
+    headers: dict[str, str] = {}
+    size = [0]
+
+    def on_body(data: bytes) -> int | None:
+        if len(body) + len(data) > MAX_BODY:
+            size[0] = MAX_BODY + 1
+            return 0  # makes libcurl give up
+        body.extend(data)
+        return None
+
+    def on_header(line: bytes) -> int | None:
+        size[0] += len(line)
+        if size[0] > MAX_BODY:
+            return 0
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon:
+            headers[name.strip().lower()] = value.strip()
+        return None
+
+    curl = pycurl.Curl()
+    try:
+        _set_key(curl, config, pin)
+        curl.setopt(
+            pycurl.URL, f"https://{config.endpoint}/role-aliases/{config.role_alias}/credentials"
+        )
+        curl.setopt(pycurl.HTTPHEADER, [f"x-amzn-iot-thingname: {config.thing_name}"])
+        curl.setopt(pycurl.USERAGENT, "edge-rotator")
+        curl.setopt(pycurl.SSLCERT, config.certificate_file)
+        # Only the named CAs: libcurl's built-in directory would add every public one.
+        curl.setopt(pycurl.CAINFO, config.ca_file)
+        curl.unsetopt(pycurl.CAPATH)
+        curl.setopt(pycurl.SSL_VERIFYPEER, 1)
+        curl.setopt(pycurl.SSL_VERIFYHOST, 2)
+        curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
+        curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(pycurl.FOLLOWLOCATION, 0)
+        curl.setopt(pycurl.PROXY, "")
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000))
+        curl.setopt(pycurl.TIMEOUT_MS, int(config.timeout * 1000))
+        curl.setopt(pycurl.HEADERFUNCTION, on_header)
+        curl.setopt(pycurl.WRITEFUNCTION, on_body)
+        try:
+            _perform(curl)
+        except pycurl.error as exc:
+            if size[0] > MAX_BODY:
+                detail = f"more than {MAX_BODY} bytes"
+                raise RotatorError("answer_oversized", detail) from None
+            raise transport_error(int(exc.args[0]), curl.errstr()) from None
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
+    finally:
+        curl.close()
+    return Answer(status, headers, bytes(body), clock.read_clock().wall)
+
+
+# libcurl's code -> class, where the code alone tells.
+_CODES = {
+    6: "dns",
+    7: "connect",
+    18: "answer_truncated",
+    28: "timeout",
+    52: "connection_lost",
+    53: "backend_unusable",
+    54: "backend_unusable",
+    58: "token_failed",
+    77: "file_unreadable",
+}
+# libcurl's code -> (words in its message, class), the first that fits; else the class at the end.
+_WORDS: dict[int, tuple[tuple[tuple[str, ...], str], ...]] = {
+    35: (
+        (("alert", "client certificate"), "tls_client_refused"),
+        (("private key", "pkcs #11", "pkcs11"), "token_failed"),
+        (("reset", "syscall", "unexpected eof"), "connection_lost"),
+        (("",), "tls_failed"),
+    ),
+    55: ((("alert",), "tls_client_refused"), (("",), "connection_lost")),
+    56: ((("alert",), "tls_client_refused"), (("",), "connection_lost")),
+    60: (
+        (("no alternative", "does not match", "subject name"), "tls_host_mismatch"),
+        (("not yet valid", "has expired", "expired", "not activated"), "clock_wrong"),
+        (("",), "tls_server_untrusted"),
+    ),
+}
+_WORDS[51] = _WORDS[60]
+
+
+def transport_error(code: int, message: str) -> RotatorError:
+    """Class of a transfer that libcurl ended with `code`."""
+    text = message.lower()
+    detail = f"{message[:_MAX_MESSAGE]} (libcurl {code})"
+    for words, name in _WORDS.get(code, ()):
+        if any(word in text for word in words):
+            return RotatorError(name, detail)
+    return RotatorError(_CODES.get(code, "connection_lost"), detail)
+
+
+# status, words in the message -> class; as published from the real service.
+_REFUSALS = (
+    (403, "invalid thing name", "thing_not_attached"),
+    (403, "access denied", "policy_denied"),
+    (403, "certificate is invalid", "certificate_inactive"),
+    (404, "role alias does not exist", "role_alias_missing"),
+    (400, "unable to assume the role", "role_not_assumable"),
+    (400, "exceeds the maxsessionduration", "duration_exceeds_role"),
+)
+
+
+def http_error(answer: Answer) -> RotatorError | None:
+    """Class of an answer that is not 200; None for 200."""
+    if answer.status == 200:
+        return None
+    detail = f"HTTP {answer.status}" + (f": {answer.message}" if answer.message else "")
+    name = "provider_refused"
+    if answer.status == 408:
+        name = "timeout"
+    elif answer.status == 429:
+        name = "throttled"
+    elif answer.status >= 500:
+        name = "server_error"
+    else:
+        for status, words, refusal in _REFUSALS:
+            if status == answer.status and words in answer.message.lower():
+                name = refusal
+    return RotatorError(name, detail, answer.retry_after)

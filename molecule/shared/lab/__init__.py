@@ -1,0 +1,1 @@
+"""The lab: machines that really boot, their network and their certificate authorities."""

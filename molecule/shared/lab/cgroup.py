@@ -1,0 +1,35 @@
+"""A control group per machine.
+
+systemd-nspawn puts the machine's units below the group it is started in. Two machines started
+in the same group would share `payload/system.slice/ssh.service` and kill each other's processes.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+_TOP = Path("/sys/fs/cgroup")
+
+
+def _groups(machine: str) -> list[Path]:
+    """Return the machine's group in the unified hierarchy, and systemd's own on a hybrid host.
+
+    The second one is made by systemd-nspawn, which keeps both hierarchies alike.
+    """
+    mounts = [_TOP / "unified", _TOP / "systemd"] if (_TOP / "unified").exists() else [_TOP]
+    return [mount / f"edgelab-{machine}" for mount in mounts if (mount / "cgroup.procs").exists()]
+
+
+def enter(machine: str) -> None:
+    """Move the calling process into the machine's group."""
+    for group in _groups(machine)[:1]:
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").write_text("0")
+
+
+def remove(machine: str) -> None:
+    """Remove what a stopped machine left; a group with a process in it stays."""
+    for group in _groups(machine):
+        inner = sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True)
+        with suppress(OSError):
+            for directory in [*inner, group]:
+                directory.rmdir()

@@ -1,0 +1,217 @@
+"""One machine: unpacked from an image, booted by systemd-nspawn, stopped like by a power cut."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import uuid
+from pathlib import Path
+
+from lab import cgroup, network
+from lab.settings import BRIDGE, GATEWAY, SUBNET, LabError, Machine, Paths
+from lab.shell import run, say, succeeds, wait_until
+
+_NETWORK = f"""\
+[Match]
+Name=host0
+
+[Network]
+Address={{address}}/{SUBNET.prefixlen}
+Gateway={GATEWAY}
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+"""
+
+# systemd-resolved's own list comes first: its stub at 127.0.0.53 is of no use to a machine.
+_RESOLVERS = (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf"))
+
+
+def directory(paths: Paths, name: str) -> Path:
+    """Return the directory of a machine; it exists when the machine was unpacked."""
+    return paths.machines / name
+
+
+def root(paths: Paths, name: str) -> Path:
+    """Return the machine's root file system."""
+    return directory(paths, name) / "root"
+
+
+def unpack(paths: Paths, machine: Machine, machines: dict[str, Machine], image: Path) -> None:
+    """Make the machine's root file system from the image, unless there is one."""
+    target = root(paths, machine.name)
+    if target.exists():
+        return
+    say(f"{machine.name}: unpacking {image.name}")
+    partial = directory(paths, machine.name) / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        run(
+            *("tar", "--extract", f"--file={image}", f"--directory={partial}"),
+            *("--numeric-owner", "--xattrs", "--xattrs-include=*"),
+            timeout_s=300,
+        )
+        _personalise(paths, machine, machines, partial)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _personalise(paths: Paths, machine: Machine, machines: dict[str, Machine], top: Path) -> None:
+    """Give a fresh root its name, keys, address and the admin user."""
+    etc = top / "etc"
+    (etc / "hostname").write_text(f"{machine.name}\n")
+    hosts = ["127.0.0.1 localhost", f"127.0.1.1 {machine.name}"]
+    for other in machines.values():
+        names = other.names if other is machine else (other.name, *other.names)
+        if names:
+            hosts.append(f"{other.address} {' '.join(names)}")
+    (etc / "hosts").write_text("\n".join(hosts) + "\n")
+    # A fixed machine id keeps the first boot from enabling every unit there is.
+    (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
+    (etc / "systemd/network/10-host0.network").write_text(_NETWORK.format(address=machine.address))
+    host_key = etc / "ssh/ssh_host_ed25519_key"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", machine.name, "-f", host_key)
+
+    run("chroot", top, "useradd", "--create-home", "--shell", "/bin/bash", "admin")
+    sudoers = etc / "sudoers.d/010_admin-nopasswd"
+    sudoers.write_text("admin ALL=(ALL) NOPASSWD: ALL\n")
+    sudoers.chmod(0o440)
+    ssh = top / "home/admin/.ssh"
+    ssh.mkdir(mode=0o700)
+    (ssh / "authorized_keys").write_text((paths.ssh / "id_ed25519.pub").read_text())
+    run("chroot", top, "chown", "-R", "admin:admin", "/home/admin/.ssh")
+
+
+def boot(paths: Paths, name: str) -> None:
+    """Start the machine's systemd, unless it runs; `wait_for_ssh` tells when it is up."""
+    top = root(paths, name)
+    if not top.exists():
+        raise LabError(f"{name} is not there yet: run `up {name}`")
+    if supervisor(top) is not None:
+        return
+    resolvers = next((path for path in _RESOLVERS if path.exists()), None)
+    if resolvers is not None:
+        inside = top / "etc/resolv.conf"
+        inside.unlink(missing_ok=True)
+        inside.write_text(resolvers.read_text())
+    say(f"{name}: booting")
+    with (directory(paths, name) / "console.log").open("ab") as console:
+        subprocess.Popen(
+            [
+                "systemd-nspawn",
+                *("--quiet", "--settings=no", f"--directory={top}"),
+                *(f"--machine={name}", f"--hostname={name}"),
+                *("--boot", "--register=no", "--keep-unit", "--link-journal=no"),
+                *(f"--network-bridge={BRIDGE}", "--resolv-conf=off", "--timezone=off"),
+            ],
+            # Where the host's cgroups are hybrid, a guest of today wants the unified ones.
+            env={"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,
+            preexec_fn=lambda: cgroup.enter(name),  # noqa: PLW1509 - no threads yet
+        )
+
+
+def wait_for_ssh(paths: Paths, machine: Machine, timeout_s: float = 90) -> None:
+    """Return when the admin user can log in; LabError with the console's last words if never."""
+
+    def answers() -> bool:
+        if supervisor(root(paths, machine.name)) is None:
+            raise LabError(f"{machine.name} stopped while booting{_console(paths, machine.name)}")
+        try:
+            socket.create_connection((machine.address, 22), timeout=1).close()
+        except OSError:
+            return False
+        return succeeds("ssh", "-F", paths.ssh_config, machine.name, "true", timeout_s=15)
+
+    if not wait_until(answers, timeout_s):
+        raise LabError(
+            f"{machine.name}: no ssh after {timeout_s:.0f} s{_console(paths, machine.name)}"
+        )
+
+
+def _console(paths: Paths, name: str) -> str:
+    log = directory(paths, name) / "console.log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "".join(f"\n  {line}" for line in [f"{log}:", *lines[-8:]])
+
+
+def stop(paths: Paths, name: str) -> None:
+    """Cut the machine's power: kill its init, wait until systemd-nspawn has cleaned up.
+
+    Killing systemd-nspawn itself would leave the machine running and its veth behind.
+    """
+    hang_up(paths, name)
+    top = root(paths, name)
+    # A second round for a machine caught between systemd-nspawn's start and its init's.
+    for _attempt in range(2):
+        if (first := init(top)) is not None:
+            _kill(first)
+        if wait_until(lambda: supervisor(top) is None and init(top) is None, 5):
+            break
+        if (orphan := supervisor(top)) is not None and init(top) is None:
+            _kill(orphan)
+    else:
+        raise LabError(f"{name} does not stop")
+    if Path("/sys/class/net", network.veth(name)).exists():
+        succeeds("ip", "link", "delete", network.veth(name))
+    cgroup.remove(name)
+
+
+def hang_up(paths: Paths, name: str) -> None:
+    """End ssh's shared connection, which would hang once the other side is gone."""
+    if paths.ssh_config.exists():
+        succeeds("ssh", "-F", paths.ssh_config, "-O", "exit", name, timeout_s=10)
+
+
+def delete(paths: Paths, name: str) -> None:
+    """Remove a stopped machine's directory."""
+    if directory(paths, name).exists():
+        shutil.rmtree(directory(paths, name))
+
+
+def supervisor(top: Path) -> int | None:
+    """Return the pid of the systemd-nspawn that runs the machine in `top`, if any."""
+    wanted = f"--directory={top}".encode()
+    for pid in _pids():
+        try:
+            words = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"systemd-nspawn") and wanted in words:
+            return pid
+    return None
+
+
+def init(top: Path) -> int | None:
+    """Return the host's pid of the init that runs in `top`, if any, even without supervisor."""
+    try:
+        place = top.stat()
+    except FileNotFoundError:
+        return None
+    for pid in _pids():
+        process = Path("/proc", str(pid))
+        try:
+            status = (process / "status").read_text()
+            numbers = next(x for x in status.splitlines() if x.startswith("NSpid:")).split()
+            inside_as_first = len(numbers) > 2 and numbers[-1] == "1"
+            if inside_as_first and os.path.samestat((process / "root").stat(), place):
+                return pid
+        except (OSError, StopIteration):
+            continue
+    return None
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

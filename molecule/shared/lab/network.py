@@ -1,0 +1,70 @@
+"""The lab's network on the host: one bridge, and the way out for apt."""
+
+import json
+from pathlib import Path
+
+from lab.settings import BRIDGE, GATEWAY, SUBNET, LabError, Paths
+from lab.shell import run, succeeds
+
+_IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+# FORWARD as well, since a host that runs containers of its own often drops by default.
+_RULES = (
+    ("nat", "POSTROUTING", "-s", str(SUBNET), "!", "-d", str(SUBNET), "-j", "MASQUERADE"),
+    ("filter", "FORWARD", "-i", BRIDGE, "-j", "ACCEPT"),
+    ("filter", "FORWARD", "-o", BRIDGE, "-j", "ACCEPT"),
+)
+
+
+def up(paths: Paths) -> None:
+    """Make the bridge, the rules and forwarding, whichever of them are missing."""
+    owner = bridge_owner()
+    if owner is None:
+        run("ip", "link", "add", BRIDGE, "type", "bridge", "forward_delay", "0")
+        run("ip", "link", "set", BRIDGE, "alias", str(paths.state))
+    elif owner != str(paths.state):
+        raise LabError(f"bridge {BRIDGE} belongs to the lab in {owner}: take that one down first")
+    run("ip", "address", "replace", f"{GATEWAY}/{SUBNET.prefixlen}", "dev", BRIDGE)
+    run("ip", "link", "set", BRIDGE, "up")
+    for table, chain, *rule in _RULES:
+        if not succeeds("iptables", "-w", "-t", table, "-C", chain, *rule):
+            run("iptables", "-w", "-t", table, "-I", chain, *rule)
+    before = _IP_FORWARD.read_text().strip()
+    if before != "1":
+        (paths.state / "ip_forward.before").write_text(before)
+        _IP_FORWARD.write_text("1")
+
+
+def down(paths: Paths) -> None:
+    """Remove what `up` made and set forwarding back to what it was; never another lab's."""
+    if bridge_owner() not in {None, "", str(paths.state)}:
+        return
+    if bridge_owner() is not None:
+        run("ip", "link", "delete", BRIDGE)
+    for table, chain, *rule in _RULES:
+        if succeeds("iptables", "-w", "-t", table, "-C", chain, *rule):
+            run("iptables", "-w", "-t", table, "-D", chain, *rule)
+    saved = paths.state / "ip_forward.before"
+    if saved.exists():
+        _IP_FORWARD.write_text(saved.read_text())
+        saved.unlink()
+
+
+def bridge_owner() -> str | None:
+    """State directory of the lab that made the bridge; None when there is no bridge."""
+    if not Path("/sys/class/net", BRIDGE).exists():
+        return None
+    link = json.loads(run("ip", "-json", "link", "show", "dev", BRIDGE))[0]
+    return str(link.get("ifalias", ""))
+
+
+def veth(machine: str) -> str:
+    """Return the host's end of a machine's cable."""
+    return f"vb-{machine}"
+
+
+def set_cable(machine: str, state: str) -> None:
+    """Plug a machine's cable in (`up`) or pull it out (`down`)."""
+    if not Path("/sys/class/net", veth(machine)).exists():
+        raise LabError(f"{machine} has no network: is it running?")
+    run("ip", "link", "set", veth(machine), state)

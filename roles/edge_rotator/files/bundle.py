@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""Put together, on the control node, what a device runs: the rotator, pycurl, python-pkcs11 and a launcher.
+
+A bundle is a tar archive per platform, named by a digest of all that went into it, so that an unchanged
+one is never made or pushed twice. Devices need neither PyPI nor a compiler.
+
+  plan      say which bundle a platform needs and what is missing for it (JSON)
+  sources   download, by the locks' hashes, what a build host needs to compile pycurl
+  assemble  make the bundle, once the compiled wheels are in the cache (JSON, like plan)
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+TIMEOUT_S = 600
+COMPILED = ["pycurl"]  # always built: PyPI's wheel carries an OpenSSL of its own, which cannot load the engine
+WHEELS = ["python-pkcs11", "asn1crypto"]
+WHEEL_PLATFORMS = {
+    "x86_64": ["manylinux_2_28_x86_64", "manylinux2014_x86_64"],
+    "aarch64": ["manylinux_2_28_aarch64", "manylinux2014_aarch64"],
+}
+LAUNCHER = """#!/usr/bin/python3 -IS
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "lib"))
+from edge_rotator.cli import main  # noqa: E402
+
+sys.exit(main())
+"""
+
+
+class BundleError(Exception):
+    """What is missing, as one sentence with its mend."""
+
+
+class Plan:
+    """The bundle of one platform: where its parts are, and its digest."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.root = Path(args.root)
+        self.release, self.machine, self.python = args.release, args.machine, args.python
+        self.lock = self.root / "files/device-requirements.lock"
+        self.build_lock = self.root / "files/device-build-requirements.lock"
+        self.platform = f"{self.release}-{self.machine}-cp{self.python.replace('.', '')}"
+        self.compiled = list(COMPILED)
+        self.wheels = list(WHEELS)
+        if self.machine not in WHEEL_PLATFORMS:  # no wheel of python-pkcs11 for 32-bit Arm
+            self.compiled.append("python-pkcs11")
+            self.wheels.remove("python-pkcs11")
+        lock_digest = hashlib.sha256(self.lock.read_bytes() + self.build_lock.read_bytes()).hexdigest()[:12]
+        self.cache = Path(args.cache)
+        self.built = self.cache / f"wheels-{self.platform}-{lock_digest}"
+        self.sources = self.cache / f"sources-{lock_digest}-{'-'.join(self.compiled)}"
+        self.package = sorted((self.root / "edge_rotator").glob("*.py"))
+        digest = hashlib.sha256(f"{self.platform} {lock_digest} {LAUNCHER}".encode())
+        for module in self.package:
+            digest.update(module.name.encode() + module.read_bytes())
+        version = re.search(r'^version = "([^"]+)"', (self.root / "pyproject.toml").read_text(), re.MULTILINE)
+        if version is None:
+            raise BundleError(f"{self.root / 'pyproject.toml'} names no version")
+        self.version = f"{version[1]}-{digest.hexdigest()[:12]}"
+        self.bundle = self.cache / f"edge-rotator-{self.version}-{self.platform}.tar.gz"
+
+    def missing(self) -> list[str]:
+        """Names of the packages whose compiled wheel is not in the cache yet."""
+        return [name for name in self.compiled if not list(self.built.glob(f"{name.replace('-', '_')}-*.whl"))]
+
+    def report(self) -> dict[str, object]:
+        """What Ansible works with."""
+        return {
+            "version": self.version,
+            "platform": self.platform,
+            "bundle": str(self.bundle),
+            "assembled": self.bundle.is_file(),
+            "missing": self.missing(),
+            "built": str(self.built),
+            "sources": str(self.sources),
+            "packages": self.compiled,
+        }
+
+
+def pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
+    """Run this interpreter's pip.
+
+    Raises:
+        BundleError: with the last lines pip printed.
+    """
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-6:])
+        raise BundleError(f"pip {arguments[0]} failed on the control node:\n{tail}")
+
+
+def subset(lock: Path, names: list[str], target: Path) -> Path:
+    """Write the entries of `names` in a lock with hashes to a file of their own."""
+    pattern = r"^([a-z0-9-]+)==[^\n]*\\\n(?:    --hash=[^\n]*\n?)+"
+    entries = {found[1]: found[0] for found in re.finditer(pattern, lock.read_text(), re.MULTILINE)}
+    unknown = set(names) - set(entries)
+    if unknown:
+        raise BundleError(f"{lock} has no entry for {', '.join(sorted(unknown))}: run make lock")
+    target.write_text("".join(entries[name] for name in names))
+    return target
+
+
+def fetch_sources(plan: Plan) -> None:
+    """Download source archives and what builds them into one directory for the build host."""
+    if (plan.sources / "complete").is_file():
+        return
+    plan.sources.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=plan.cache) as name:
+        folder = Path(name)
+        builders = ["cython", "packaging", "setuptools", "setuptools-scm", "vcs-versioning", "wheel"]
+        pip(
+            "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", "any",
+            "--python-version", plan.python, "--dest", str(plan.sources),
+            "--requirement", str(subset(plan.build_lock, builders, folder / "build.lock")),
+        )  # fmt: skip
+        # pip prepares the metadata even of what it only downloads, and pycurl asks curl-config for that.
+        curl_config = folder / "curl-config"
+        curl_config.write_text("#!/bin/sh\necho 7.88.1\n")
+        curl_config.chmod(0o755)
+        pip(
+            "download", "--no-deps", "--require-hashes", "--no-binary", ",".join(plan.compiled),
+            "--dest", str(plan.sources),
+            "--requirement", str(subset(plan.lock, plan.compiled, folder / "sources.lock")),
+            environment={"PYCURL_CURL_CONFIG": str(curl_config), "PYCURL_SSL_LIBRARY": "openssl",
+                         "PIP_FIND_LINKS": str(plan.sources)},
+        )  # fmt: skip
+    (plan.sources / "complete").touch()
+
+
+def assemble(plan: Plan) -> None:
+    """Make the bundle from the built wheels, PyPI's wheels and the package."""
+    if plan.bundle.is_file():
+        return
+    if plan.missing():
+        raise BundleError(
+            f"no compiled wheel of {', '.join(plan.missing())} for {plan.platform} in {plan.built}: "
+            "the build on this platform's build host failed or was skipped"
+        )
+    with tempfile.TemporaryDirectory(dir=plan.cache) as name:
+        folder = Path(name)
+        downloaded = folder / "wheels"
+        platforms = [f"--platform={tag}" for tag in WHEEL_PLATFORMS.get(plan.machine, ["any"])]
+        pip(
+            "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+            "--python-version", plan.python, *platforms, "--dest", str(downloaded),
+            "--requirement", str(subset(plan.lock, plan.wheels, folder / "wheels.lock")),
+        )  # fmt: skip
+        tree = folder / "tree"
+        for wheel in [*downloaded.glob("*.whl"), *plan.built.glob("*.whl")]:
+            with zipfile.ZipFile(wheel) as packed:
+                packed.extractall(tree / "lib")
+        package = tree / "lib/edge_rotator"
+        package.mkdir()
+        for module in plan.package:
+            (package / module.name).write_bytes(module.read_bytes())
+        launcher = tree / "bin/edge-rotator"
+        launcher.parent.mkdir()
+        launcher.write_text(LAUNCHER)
+        launcher.chmod(0o755)
+        fresh = folder / "bundle.tar.gz"
+        with tarfile.open(fresh, "w:gz") as packed_bundle:
+            for path in sorted(tree.rglob("*")):
+                packed_bundle.add(path, str(path.relative_to(tree)), recursive=False, filter=root_owned)
+        os.replace(fresh, plan.bundle)
+
+
+def root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Root's, and writable for nobody else: sudoers and units run it."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+    return member
+
+
+def main() -> int:
+    """Read the arguments and do one step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["plan", "sources", "assemble"])
+    parser.add_argument("--root", required=True, help="root of this repository")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--release", required=True, help="Debian release of the device, like bookworm")
+    parser.add_argument("--machine", required=True, help="architecture of the device, like aarch64")
+    parser.add_argument("--python", required=True, help="Python of the device, like 3.11")
+    try:
+        args = parser.parse_args()
+        Path(args.cache).mkdir(parents=True, exist_ok=True)
+        plan = Plan(args)
+        if args.step == "sources":
+            fetch_sources(plan)
+        elif args.step == "assemble":
+            assemble(plan)
+        print(json.dumps(plan.report()))
+    except (BundleError, OSError, subprocess.SubprocessError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,283 @@
+"""Filters of role litestream: check litestream_config, and render it with the defaults of its version.
+
+Litestream ignores unknown keys silently and runs on with an empty `dbs`, so what is wrong has to be found here.
+The keys are those of Litestream 0.5.17 and 0.3.13, read from the YAML tags of their configuration types;
+`age` is left out of 0.5, which ends with an error when it finds it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+Config = dict[str, Any]
+
+# Keys that stand in a replica, in 0.5 also at the top level as defaults for all replicas.
+_SETTINGS_05 = {
+    "sync-interval", "validation-interval", "max-sync-ltx-files", "auto-recover",
+    "region", "bucket", "endpoint", "force-path-style", "sign-payload", "sign-accept-encoding",
+    "require-content-md5", "skip-verify", "storage-class", "part-size", "concurrency",
+    "sse-customer-algorithm", "sse-customer-key-path", "sse-kms-key-id",
+    "account-name", "host", "user", "key-path", "concurrent-writes", "host-key",
+    "webdav-url", "webdav-username", "creds", "username", "tls", "root-cas", "client-cert",
+    "client-key", "max-reconnects", "reconnect-wait", "timeout",
+}  # fmt: skip
+_LOGGING = {"level", "type", "stderr"}
+_NESTED: dict[str, dict[str, set[str]]] = {
+    "0.3": {"logging": _LOGGING},
+    "0.5": {
+        "logging": _LOGGING | {"source"},
+        "socket": {"enabled", "path", "permissions"},
+        "snapshot": {"interval", "retention"},
+        "retention": {"enabled"},
+        "validation": {"interval"},
+    },
+}
+_TOP = {
+    "0.3": {"addr", "dbs", "exec", "logging"},
+    "0.5": _SETTINGS_05 | {
+        "addr", "dbs", "exec", "logging", "mcp-addr", "socket", "levels", "snapshot", "retention",
+        "validation", "l0-retention", "l0-retention-check-interval", "shutdown-sync-timeout",
+        "shutdown-sync-interval", "heartbeat-url", "heartbeat-interval", "verify-compaction",
+    },
+}  # fmt: skip
+_DATABASE = {
+    "0.3": {
+        "path", "meta-path", "monitor-interval", "checkpoint-interval", "busy-timeout",
+        "min-checkpoint-page-count", "max-checkpoint-page-count", "replicas",
+    },
+    "0.5": {
+        "path", "dir", "pattern", "recursive", "watch", "snapshot", "meta-path", "meta-dir",
+        "monitor-interval", "checkpoint-interval", "busy-timeout", "min-checkpoint-page-count",
+        "truncate-page-n", "max-sync-wal-bytes", "restore-if-db-not-exists", "replica", "replicas",
+    },
+}  # fmt: skip
+_REPLICA = {
+    "0.3": {
+        "type", "name", "path", "url", "retention", "retention-check-interval", "sync-interval",
+        "snapshot-interval", "validation-interval", "region", "bucket", "endpoint",
+        "force-path-style", "skip-verify", "account-name", "host", "user", "key-path", "age",
+    },
+    "0.5": _SETTINGS_05 | {"type", "name", "path", "url"},
+}  # fmt: skip
+_SECRETS = {
+    "access-key-id", "secret-access-key", "session-token", "account-key", "password", "sas-token",
+    "jwt", "seed", "nkey", "token", "sse-customer-key", "webdav-password", "identities",
+}  # fmt: skip
+_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_KEYS = re.compile(r"(interval|retention|timeout)$")
+_DEFAULTS_05: Config = {
+    "addr": "127.0.0.1:9090",
+    "levels": [{"interval": "5m"}, {"interval": "1h"}],
+    "l0-retention": "1h",
+    "l0-retention-check-interval": "1h",
+    "snapshot": {"interval": "24h", "retention": "72h"},
+    "shutdown-sync-timeout": "10s",
+}
+
+
+def seconds(duration: object) -> float | None:
+    """Seconds of a Go duration such as `1h30m`; None when it is not one."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", str(duration))
+    if not parts or "".join(number + unit for number, unit in parts) != str(duration):
+        return None
+    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+
+
+def series(version: str) -> str:
+    """`0.5` of `0.5.17`: configuration keys are those of a series."""
+    return ".".join(str(version).lstrip("v").split(".")[:2])
+
+
+def replicas_of(database: Config) -> list[Config]:
+    """Replicas of one database, whichever of the two keys names them."""
+    found = database.get("replicas") or ([database["replica"]] if database.get("replica") else [])
+    return [replica for replica in found if isinstance(replica, dict)]
+
+
+def location(replica: Config) -> tuple[str, str]:
+    """Bucket and path of a replica, from its `url` or from its keys."""
+    if replica.get("url"):
+        match = re.fullmatch(r"(\w+)://([^/]+)/?(.*)", str(replica["url"]))
+        return (match[2], match[3].strip("/")) if match else ("", "")
+    return str(replica.get("bucket", "")), str(replica.get("path", "")).strip("/")
+
+
+def _unknown(where: str, keys: set[str], allowed: set[str], version: str) -> list[str]:
+    return [
+        f"{where}.{key} is not a key of Litestream {version}: remove it or correct it "
+        f"(known here: {', '.join(sorted(allowed))})"
+        for key in sorted(keys - allowed - _SECRETS)
+    ]
+
+
+def _walk(where: str, node: object) -> list[str]:
+    """Secrets and malformed durations, wherever they stand."""
+    problems: list[str] = []
+    if isinstance(node, dict):
+        for key, value in node.items():
+            here = f"{where}.{key}"
+            if key in _SECRETS:
+                problems.append(
+                    f"{here} (value hidden) puts a secret into litestream.yml: remove it, "
+                    "the rotator delivers the credentials"
+                )
+            elif isinstance(value, dict | list):
+                problems += _walk(here, value)
+            elif _DURATION_KEYS.search(str(key)) and seconds(value) is None:
+                problems.append(f"{here} is '{value}': write a duration with its unit, like 10s")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            problems += _walk(f"{where}[{index}]", value)
+    return problems
+
+
+def _database(where: str, database: Config, version: str, prefix: str) -> list[str]:
+    kind = series(version)
+    problems = _unknown(where, set(database), _DATABASE[kind], version)
+    for key in ("path", "dir"):
+        if key in database and not str(database[key]).startswith("/"):
+            problems.append(
+                f"{where}.{key} is '{database[key]}', a relative path: give an absolute one"
+            )
+    if "path" not in database and "dir" not in database:
+        problems.append(f"{where} has no path: give the absolute path of the SQLite file")
+    replicas = replicas_of(database)
+    if not replicas or (kind == "0.5" and len(replicas) > 1):
+        want = "exactly one replica" if kind == "0.5" else "at least one replica"
+        problems.append(f"{where} has {len(replicas)} replicas: Litestream {version} takes {want}")
+    for index, replica in enumerate(replicas):
+        here = f"{where}.replica[{index}]"
+        problems += _unknown(here, set(replica), _REPLICA[kind], version)
+        bucket, path = location(replica)
+        if not bucket or not path:
+            problems.append(
+                f"{here} names bucket '{bucket}' and path '{path}': give both, "
+                "by url or by bucket and path"
+            )
+        elif prefix and not f"{path}/".startswith(prefix):
+            problems.append(
+                f"{here} has path '{path}': start it with '{prefix}', "
+                "the only prefix this device's credentials reach"
+            )
+    return problems
+
+
+def _intervals(config: Config, version: str, restart_interval: float) -> list[str]:
+    """Snapshot and retention settings that this version cannot honour between two restarts."""
+    problems: list[str] = []
+    if series(version) == "0.5":
+        snapshot = config.get("snapshot") if isinstance(config.get("snapshot"), dict) else {}
+        merged = {**_DEFAULTS_05["snapshot"], **(snapshot or {})}
+        interval, retention = seconds(merged["interval"]), seconds(merged["retention"])
+        if interval and retention and retention < interval:
+            problems.append(
+                f"litestream_config.snapshot.retention is '{merged['retention']}', shorter than "
+                f"snapshot.interval '{merged['interval']}': nothing could be restored in between"
+            )
+        return problems
+    if not restart_interval:
+        return problems
+    for number, database in enumerate(config.get("dbs") or []):
+        for index, replica in enumerate(replicas_of(database) if isinstance(database, dict) else []):
+            value = replica.get("retention-check-interval")
+            if value and (seconds(value) or 0) >= restart_interval:
+                problems.append(
+                    f"litestream_config.dbs[{number}].replica[{index}].retention-check-interval is "
+                    f"'{value}', but in environment mode Litestream {version} restarts every "
+                    f"{restart_interval:.0f} s and would never delete anything: set it below that, "
+                    "use Litestream 0.5, or edge_rotator_delivery: process"
+                )
+    return problems
+
+
+def litestream_problems(
+    config: object, version: str, restart_interval: float = 0, prefix: str = ""
+) -> list[str]:
+    """Every problem of `litestream_config`, one sentence each with key, value and mend.
+
+    `restart_interval` is the time between two restarts in seconds, 0 where rotation does not restart.
+    `prefix` is what every replica path has to start with, empty for any.
+    """
+    if not isinstance(config, dict):
+        return [f"litestream_config is a {type(config).__name__}: write a mapping with a list dbs"]
+    kind = series(version)
+    if kind not in _TOP:
+        return [f"litestream_version is '{version}': versions 0.3 and 0.5 are known here"]
+    problems = _unknown("litestream_config", set(config), _TOP[kind], version)
+    for key, allowed in _NESTED[kind].items():
+        if isinstance(config.get(key), dict):
+            problems += _unknown(f"litestream_config.{key}", set(config[key]), allowed, version)
+        elif key in config:
+            problems.append(f"litestream_config.{key} is '{config[key]}': write a mapping")
+    problems += _walk("litestream_config", config)
+    if not str(config.get("addr", "127.0.0.1:")).startswith(("127.", "localhost:", "[::1]:")):
+        problems.append(
+            f"litestream_config.addr is '{config['addr']}': metrics and pprof stay on loopback, "
+            "use 127.0.0.1:PORT"
+        )
+    databases = config.get("dbs")
+    if not isinstance(databases, list) or not databases:
+        return [*problems, f"litestream_config.dbs is '{databases}': list at least one database"]
+    seen: dict[tuple[str, str], str] = {}
+    paths: dict[str, str] = {}
+    for number, database in enumerate(databases):
+        where = f"litestream_config.dbs[{number}]"
+        if not isinstance(database, dict):
+            problems.append(f"{where} is '{database}': write a mapping with path and replica")
+            continue
+        problems += _database(where, database, version, prefix)
+        path = str(database.get("path") or database.get("dir"))
+        if path in paths:
+            problems.append(f"{where}.path '{path}' is also that of {paths[path]}: name it once")
+        paths[path] = where
+        for replica in replicas_of(database):
+            place = location(replica)
+            if place in seen:
+                problems.append(
+                    f"{where} replicates to '{place[0]}/{place[1]}', as {seen[place]} does: "
+                    "two databases with one replica path destroy each other, give each its own"
+                )
+            seen[place] = where
+    return problems + _intervals(config, version, restart_interval)
+
+
+def litestream_render(
+    config: Config, version: str, restart_interval: float = 0, socket: str = ""
+) -> Config:
+    """The configuration that is written: the operator's over the defaults of the version's series.
+
+    0.5: few LIST requests when idle, metrics on loopback, control socket for the litestream group.
+    0.3: where rotation restarts Litestream, retention is checked well within the time between restarts.
+    """
+    if series(version) == "0.5":
+        control = {"enabled": True, "path": socket, "permissions": 0o660}
+        merged = {**_DEFAULTS_05, "socket": control, **config}
+        merged["snapshot"] = {**_DEFAULTS_05["snapshot"], **config.get("snapshot", {})}
+        merged["socket"] = {**control, **config.get("socket", {})}
+        return merged
+    merged = {"addr": "127.0.0.1:9090", **config}
+    if restart_interval:
+        check = {"retention-check-interval": f"{max(1, int(restart_interval / 2))}s"}
+        merged["dbs"] = [
+            {**database, "replicas": [{**check, **replica} for replica in replicas_of(database)]}
+            for database in config.get("dbs", [])
+        ]
+    return merged
+
+
+def litestream_databases(config: Config) -> list[str]:
+    """Absolute paths of the SQLite files in a configuration."""
+    return [str(database["path"]) for database in config.get("dbs", []) if "path" in database]
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Any]:
+        """Names under which templates reach the functions."""
+        return {
+            "litestream_problems": litestream_problems,
+            "litestream_render": litestream_render,
+            "litestream_databases": litestream_databases,
+        }

@@ -1,0 +1,165 @@
+"""A device on loopback: SoftHSM token, certificate, provider, and the real command."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from faultserver import FaultServer
+from pki import Authority
+
+ROOT = Path(__file__).parents[3]
+SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
+PIN = "canary-pin-4711"
+THING = "edge01"
+
+
+def toml(tables: dict[str, dict[str, Any]]) -> str:
+    """Render flat TOML tables."""
+
+    def value(item: Any) -> str:
+        if isinstance(item, dict):
+            return "{" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in item.items()) + "}"
+        return json.dumps(item)
+
+    return "".join(
+        f"[{name}]\n" + "".join(f"{k} = {value(v)}\n" for k, v in table.items())
+        for name, table in tables.items()
+    )
+
+
+class Device:
+    """Everything one device has, below one directory."""
+
+    def __init__(self, root: Path, server: FaultServer, server_ca: Path) -> None:
+        self.root = root
+        self.server = server
+        for name in ("etc", "state", "run", "tokens", "bin"):
+            (root / name).mkdir()
+        self.pin_file = root / "etc/pin"
+        self.pin_file.write_text(PIN)
+        self.softhsm = root / "etc/softhsm2.conf"
+        self.softhsm.write_text(
+            f"directories.tokendir = {root}/tokens\nobjectstore.backend = file\n"
+        )
+        self.certificate = root / "etc/device.crt"
+        self.credentials = root / "run/credentials.json"
+        self.environment_file = root / "run/litestream.env"
+        self.config = root / "etc/config.toml"
+        self.tables: dict[str, dict[str, Any]] = {
+            "provider": {
+                "endpoint": server.endpoint,
+                "role_alias": "edge-litestream",
+                "thing_name": THING,
+                "certificate_file": str(self.certificate),
+                "ca_file": str(server_ca),
+                "connect_timeout": 2,
+                "timeout": 4,
+            },
+            "token": {
+                "module": SOFTHSM,
+                "label": "edge",
+                "key_label": "device",
+                "pin_file": str(self.pin_file),
+                "environment": {"SOFTHSM2_CONF": str(self.softhsm)},
+            },
+            "schedule": {"expected_lifetime": 900, "refresh_margin": 300, "safety_margin": 60},
+            "delivery": {
+                "directory": str(root / "run"),
+                "region": "eu-central-1",
+                "group": grp.getgrgid(os.getgid()).gr_name,
+                "restart_command": [str(root / "bin/restart")],
+                "sync_command": [],
+            },
+            "service": {"user": "root", "state_directory": str(root / "state")},
+        }
+        self.fake("restart")
+        self.configure()
+
+    def fake(self, name: str, code: int = 0) -> Path:
+        """An executable that logs its arguments and exits with `code`; returns the log's path."""
+        log = self.root / f"{name}.log"
+        program = self.root / "bin" / name
+        program.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexit {code}\n')
+        program.chmod(0o755)
+        return log
+
+    def configure(self, **sections: dict[str, Any]) -> None:
+        """Write the configuration, with changes per section; None removes a key."""
+        for section, changes in sections.items():
+            table = self.tables.setdefault(section, {})
+            table.update(changes)
+            for key in [k for k, v in table.items() if v is None]:
+                del table[key]
+        self.config.write_text(toml(self.tables))
+
+    def run(
+        self, *arguments: str, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command as a device would: isolated Python, no site directories."""
+        code = (
+            "import sys; sys.path[:0] = sys.argv[1:3]; sys.argv[1:3] = []\n"
+            "from edge_rotator.cli import main; sys.exit(main())"
+        )
+        library = sysconfig.get_paths()["platlib"]
+        return subprocess.run(
+            [sys.executable, "-IS", "-c", code, str(ROOT), library]
+            + ["--config", str(self.config), *arguments],
+            env={"PATH": "/usr/bin:/bin", "STATE_DIRECTORY": f"{self.root}/state"} | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @property
+    def state(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads((self.root / "state/state.json").read_text())
+        return data
+
+    def enroll(self, authority: Authority) -> None:
+        """Initialise the token, make the key in it, have its request signed."""
+        subprocess.run(
+            ["softhsm2-util", "--init-token", "--free", "--label", "edge"]
+            + ["--so-pin", "12345678", "--pin", PIN],
+            env={"PATH": "/usr/bin:/bin", "SOFTHSM2_CONF": str(self.softhsm)},
+            check=True,
+            capture_output=True,
+        )
+        made = self.run("csr", "--create-key")
+        assert made.returncode == 0, made.stderr
+        self.certificate.write_bytes(authority.sign_request(made.stdout.encode()))
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority, Path]:
+    """Server CA, fleet CA and their directory."""
+    directory = tmp_path_factory.mktemp("pki")
+    return Authority(directory, "server-ca"), Authority(directory, "fleet-ca"), directory
+
+
+@pytest.fixture
+def server(pki: tuple[Authority, Authority, Path]) -> Iterator[FaultServer]:
+    server_ca, fleet_ca, directory = pki
+    certificate, key = server_ca.server(directory, "localhost")
+    running = FaultServer(certificate, key, fleet_ca.path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def device(tmp_path: Path, server: FaultServer, pki: tuple[Authority, Authority, Path]) -> Device:
+    made = Device(tmp_path, server, pki[0].path)
+    made.enroll(pki[1])
+    return made
