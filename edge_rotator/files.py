@@ -35,7 +35,8 @@ def write_atomic(
     fd = os.open(temporary, flags, 0o600)
     try:
         try:
-            if gid is not None:
+            # In a set-group-ID directory it has the group already, and a sandbox may forbid chown.
+            if gid is not None and os.fstat(fd).st_gid != gid:
                 os.fchown(fd, -1, gid)
             os.fchmod(fd, mode)
             view = memoryview(data)

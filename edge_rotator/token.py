@@ -215,21 +215,35 @@ def main() -> None:
 
 
 def create_key(session: Session, label: str) -> None:
-    """Make an EC P-256 key pair in the token; the private half can never be read out."""
+    """Make an EC P-256 key pair in the token; the private half can never be read out.
+
+    Raises `token_failed`.
+    """
+    import pkcs11
     from pkcs11 import Attribute, KeyType, MechanismFlag
     from pkcs11.util.ec import encode_named_curve_parameters
 
     parameters = session.create_domain_parameters(
         KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVE)}, local=True
     )
-    parameters.generate_keypair(
-        id=os.urandom(8),
-        label=label,
-        store=True,
-        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
-        public_template={Attribute.PRIVATE: False},
-        private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
-    )
+    sign = MechanismFlag.SIGN | MechanismFlag.VERIFY
+    # A TPM's key signs and decrypts, or tpm2-pkcs11 does not make it.
+    both = sign | MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
+    for capabilities in (sign, both):
+        try:
+            parameters.generate_keypair(
+                id=os.urandom(8),
+                label=label,
+                store=True,
+                capabilities=capabilities,
+                public_template={Attribute.PRIVATE: False},
+                private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
+            )
+        except pkcs11.PKCS11Error as exc:
+            failed = exc
+        else:
+            return
+    raise RotatorError("token_failed", f"no key can be made: {_detail(failed)}")
 
 
 def signing_request(session: Session, label: str, common_name: str) -> bytes:

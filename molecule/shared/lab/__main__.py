@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 from lab import machine as box
 from lab import network, pki
-from lab.image import ensure_image
 from lab.settings import LabError, Machine, Paths, inventory, paths, select
 from lab.shell import say, signals_as_exceptions
 
@@ -67,15 +66,15 @@ class Lab:
     def up(self, wanted: list[Machine]) -> None:
         """Bring machines up; whatever a failure interrupts is taken down again."""
         names = {machine.name for machine in wanted}
-        running = {name for name in names if self._runs(name)}
+        running = {name for name in names if box.runs(self.paths, name)}
         known = {name for name in names if box.root(self.paths, name).exists()}
         try:
             pki.ensure(self.paths, self.machines)
             network.up(self.paths)
-            images = {m.suite: ensure_image(self.paths.images, m.suite) for m in wanted}
             for machine in wanted:
-                box.unpack(self.paths, machine, self.machines, images[machine.suite])
-                box.boot(self.paths, machine.name)
+                box.unpack(self.paths, machine, self.machines)
+                if not box.boot(self.paths, machine.name):
+                    network.set_cable(machine.name, "up")
             with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
                 for _ in pool.map(lambda m: box.wait_for_ssh(self.paths, m), wanted):
                     pass
@@ -85,7 +84,7 @@ class Lab:
                 box.stop(self.paths, name)
                 if name not in known:
                     box.delete(self.paths, name)
-            if not any(self._runs(name) for name in self._present()):
+            if not any(box.runs(self.paths, name) for name in self._present()):
                 network.down(self.paths)
             raise
         for machine in wanted:
@@ -106,7 +105,7 @@ class Lab:
     def status(self) -> int:
         """Print one line per machine: name, state, address, suite, groups."""
         for name in sorted({*self.machines, *self._present()}):
-            state = "running" if self._runs(name) else "off"
+            state = "running" if box.runs(self.paths, name) else "off"
             if name not in self._present():
                 state = "absent"
             facts = ""
@@ -142,9 +141,6 @@ class Lab:
             else:
                 network.set_cable(name, "up")
             say(f"{name}: {command} done")
-
-    def _runs(self, name: str) -> bool:
-        return box.supervisor(box.root(self.paths, name)) is not None
 
     def _present(self) -> list[str]:
         """Machines that left a directory here, whether or not the inventory still names them."""

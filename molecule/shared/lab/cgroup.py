@@ -26,10 +26,11 @@ def enter(machine: str) -> None:
         (group / "cgroup.procs").write_text("0")
 
 
-def remove(machine: str) -> None:
-    """Remove what a stopped machine left; a group with a process in it stays."""
+def remove(machine: str) -> bool:
+    """Remove what a stopped machine left; False while a dying process still keeps it."""
     for group in _groups(machine):
         inner = sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True)
         with suppress(OSError):
             for directory in [*inner, group]:
                 directory.rmdir()
+    return not any(group.exists() for group in _groups(machine))

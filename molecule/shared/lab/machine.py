@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from lab import cgroup, network
+from lab.image import ensure_image
 from lab.settings import BRIDGE, GATEWAY, SUBNET, LabError, Machine, Paths
 from lab.shell import run, say, succeeds, wait_until
 
@@ -37,11 +38,12 @@ def root(paths: Paths, name: str) -> Path:
     return directory(paths, name) / "root"
 
 
-def unpack(paths: Paths, machine: Machine, machines: dict[str, Machine], image: Path) -> None:
-    """Make the machine's root file system from the image, unless there is one."""
+def unpack(paths: Paths, machine: Machine, machines: dict[str, Machine]) -> None:
+    """Make the machine's root file system from its suite's image, unless there is one."""
     target = root(paths, machine.name)
     if target.exists():
         return
+    image = ensure_image(paths.images, machine.suite)
     say(f"{machine.name}: unpacking {image.name}")
     partial = directory(paths, machine.name) / "partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -84,13 +86,16 @@ def _personalise(paths: Paths, machine: Machine, machines: dict[str, Machine], t
     run("chroot", top, "chown", "-R", "admin:admin", "/home/admin/.ssh")
 
 
-def boot(paths: Paths, name: str) -> None:
-    """Start the machine's systemd, unless it runs; `wait_for_ssh` tells when it is up."""
+def boot(paths: Paths, name: str) -> bool:
+    """Start the machine's systemd; False if it runs already. `wait_for_ssh` tells when it is up."""
     top = root(paths, name)
     if not top.exists():
         raise LabError(f"{name} is not there yet: run `up {name}`")
     if supervisor(top) is not None:
-        return
+        return False
+    if init(top) is not None:
+        say(f"{name}: its systemd-nspawn was killed, so it has to go down first")
+        stop(paths, name)
     resolvers = next((path for path in _RESOLVERS if path.exists()), None)
     if resolvers is not None:
         inside = top / "etc/resolv.conf"
@@ -114,6 +119,7 @@ def boot(paths: Paths, name: str) -> None:
             start_new_session=True,
             preexec_fn=lambda: cgroup.enter(name),  # noqa: PLW1509 - no threads yet
         )
+    return True
 
 
 def wait_for_ssh(paths: Paths, machine: Machine, timeout_s: float = 90) -> None:
@@ -151,7 +157,7 @@ def stop(paths: Paths, name: str) -> None:
     for _attempt in range(2):
         if (first := init(top)) is not None:
             _kill(first)
-        if wait_until(lambda: supervisor(top) is None and init(top) is None, 5):
+        if wait_until(lambda: not runs(paths, name), 5):
             break
         if (orphan := supervisor(top)) is not None and init(top) is None:
             _kill(orphan)
@@ -159,7 +165,7 @@ def stop(paths: Paths, name: str) -> None:
         raise LabError(f"{name} does not stop")
     if Path("/sys/class/net", network.veth(name)).exists():
         succeeds("ip", "link", "delete", network.veth(name))
-    cgroup.remove(name)
+    wait_until(lambda: cgroup.remove(name), 5)
 
 
 def hang_up(paths: Paths, name: str) -> None:
@@ -172,6 +178,12 @@ def delete(paths: Paths, name: str) -> None:
     """Remove a stopped machine's directory."""
     if directory(paths, name).exists():
         shutil.rmtree(directory(paths, name))
+
+
+def runs(paths: Paths, name: str) -> bool:
+    """Tell whether anything of a machine runs."""
+    top = root(paths, name)
+    return supervisor(top) is not None or init(top) is not None
 
 
 def supervisor(top: Path) -> int | None:

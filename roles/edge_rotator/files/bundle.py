@@ -24,7 +24,9 @@ import zipfile
 from pathlib import Path
 
 TIMEOUT_S = 600
-COMPILED = ["pycurl"]  # always built: PyPI's wheel carries an OpenSSL of its own, which cannot load the engine
+COMPILED = [
+    "pycurl"
+]  # always built: PyPI's wheel carries an OpenSSL of its own, which cannot load the engine
 WHEELS = ["python-pkcs11", "asn1crypto"]
 WHEEL_PLATFORMS = {
     "x86_64": ["manylinux_2_28_x86_64", "manylinux2014_x86_64"],
@@ -75,10 +77,12 @@ class Plan:
 
     def missing(self) -> list[str]:
         """Names of the packages whose compiled wheel is not in the cache yet."""
-        return [name for name in self.compiled if not list(self.built.glob(f"{name.replace('-', '_')}-*.whl"))]
+        return [
+            name for name in self.compiled if not list(self.built.glob(f"{name.replace('-', '_')}-*.whl"))
+        ]
 
     def report(self) -> dict[str, object]:
-        """What Ansible works with."""
+        """Tell Ansible what it works with."""
         return {
             "version": self.version,
             "platform": self.platform,
@@ -94,8 +98,7 @@ class Plan:
 def pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
     """Run this interpreter's pip.
 
-    Raises:
-        BundleError: with the last lines pip printed.
+    Raises BundleError with the last lines pip printed.
     """
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments],
@@ -169,7 +172,7 @@ def assemble(plan: Plan) -> None:
         tree = folder / "tree"
         for wheel in [*downloaded.glob("*.whl"), *plan.built.glob("*.whl")]:
             with zipfile.ZipFile(wheel) as packed:
-                packed.extractall(tree / "lib")
+                packed.extractall(tree / "lib")  # noqa: S202 - verified by its hash, or built here
         package = tree / "lib/edge_rotator"
         package.mkdir()
         for module in plan.package:
@@ -182,7 +185,7 @@ def assemble(plan: Plan) -> None:
         with tarfile.open(fresh, "w:gz") as packed_bundle:
             for path in sorted(tree.rglob("*")):
                 packed_bundle.add(path, str(path.relative_to(tree)), recursive=False, filter=root_owned)
-        os.replace(fresh, plan.bundle)
+        fresh.replace(plan.bundle)
 
 
 def root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -195,7 +198,9 @@ def root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def main() -> int:
     """Read the arguments and do one step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("step", choices=["plan", "sources", "assemble"])
     parser.add_argument("--root", required=True, help="root of this repository")
     parser.add_argument("--cache", required=True)

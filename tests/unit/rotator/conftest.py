@@ -42,9 +42,10 @@ def toml(tables: dict[str, dict[str, Any]]) -> str:
 class Device:
     """Everything one device has, below one directory."""
 
-    def __init__(self, root: Path, server: FaultServer, server_ca: Path) -> None:
+    server: FaultServer
+
+    def __init__(self, root: Path, endpoint: str, server_ca: Path) -> None:
         self.root = root
-        self.server = server
         for name in ("etc", "state", "run", "tokens", "bin"):
             (root / name).mkdir()
         self.pin_file = root / "etc/pin"
@@ -59,7 +60,7 @@ class Device:
         self.config = root / "etc/config.toml"
         self.tables: dict[str, dict[str, Any]] = {
             "provider": {
-                "endpoint": server.endpoint,
+                "endpoint": endpoint,
                 "role_alias": "edge-litestream",
                 "thing_name": THING,
                 "certificate_file": str(self.certificate),
@@ -160,6 +161,7 @@ def server(pki: tuple[Authority, Authority, Path]) -> Iterator[FaultServer]:
 
 @pytest.fixture
 def device(tmp_path: Path, server: FaultServer, pki: tuple[Authority, Authority, Path]) -> Device:
-    made = Device(tmp_path, server, pki[0].path)
+    made = Device(tmp_path, server.endpoint, pki[0].path)
+    made.server = server
     made.enroll(pki[1])
     return made

@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_cloud import answers, settings
 from edge_cloud.ledger import Ledger
+from edge_cloud.probe import probe
 from edge_cloud.serving import timestamp
 
 FIELDS = ("accessKeyId", "secretAccessKey", "sessionToken", "expiration")
@@ -124,6 +125,18 @@ def _log(arguments: argparse.Namespace, config: settings.Settings, _ledger: Ledg
     return 0
 
 
+def _probe(arguments: argparse.Namespace, config: settings.Settings, ledger: Ledger) -> int:
+    """Use one of a thing's keys, and print what S3 says: status and error code."""
+    keys = ledger.issued(arguments.thing)
+    if not keys:
+        print(f"cloudctl: {arguments.thing} was issued nothing yet", file=sys.stderr)
+        return 1
+    key = keys[0] if arguments.oldest else keys[-1]
+    status, error = probe(config, key, time.time())
+    _show({**key.public(), "status": status, "error": error})
+    return 0
+
+
 def _auditor(_arguments: argparse.Namespace, config: settings.Settings, ledger: Ledger) -> int:
     for name, value in _auditor_environment(config, ledger).items():
         print(f"{name}={value}")
@@ -210,6 +223,9 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--errors", action="store_true", help="only refused and failed requests")
 
     add("auditor", _auditor, "Print the environment for reading the whole bucket.")
+    probe_ = add("probe", _probe, "List a thing's prefix with the newest key it was issued.")
+    probe_.add_argument("thing")
+    probe_.add_argument("--oldest", action="store_true", help="with the oldest key instead")
     restore = add("restore", _restore, "Restore a replica with the auditor's key.")
     restore.add_argument("path", help="the replica's path in the bucket, THING/…")
     restore.add_argument("output", help="the file to make")

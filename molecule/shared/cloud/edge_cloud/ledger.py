@@ -261,7 +261,7 @@ def _fault(number: int, spec: str, thing: str | None, remaining: int | None) -> 
     return Fault(number, options.pop("name"), options, thing, remaining)
 
 
-def _new_key(  # noqa: PLR0913 - one field each
+def _new_key(
     role: str,
     now: float,
     *,

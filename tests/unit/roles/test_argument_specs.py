@@ -1,0 +1,72 @@
+"""Argument specs are the single source: defaults, documentation and names follow them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_and_specs_say_the_same(role: str) -> None:
+    defaults = load(ROOT / f"roles/{role}/defaults/main.yml")
+    options = load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert list(options) == list(defaults)
+    assert {name: option["default"] for name, option in options.items()} == defaults
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_option_is_described_and_named_after_its_role(role: str) -> None:
+    specs = load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]
+    for name, option in specs["main"]["options"].items():
+        assert name.startswith(f"{role}_")
+        assert option["description"].endswith(".")
+        assert option["type"] != "list" or "elements" in option
+    assert specs["preflight"]["options"] == specs["main"]["options"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_internal_variables_are_marked(role: str) -> None:
+    for path in (ROOT / f"roles/{role}").rglob("tasks/*.yml"):
+        for name in re.findall(r"^\s+register: (\w+)", path.read_text(), re.MULTILINE):
+            assert name.startswith(f"__{role}_"), f"{path}: {name}"
+
+
+def test_variables_page_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_wiring_names_variables_that_exist() -> None:
+    wiring = load(ROOT / "playbooks/vars/appliance.yml")
+    known: set[str] = set()
+    for role in ROLES:
+        known |= set(load(ROOT / f"roles/{role}/defaults/main.yml"))
+    assert set(wiring) <= known
+    for role in ROLES:
+        marked = {
+            name
+            for name, option in load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"][
+                "main"
+            ]["options"].items()
+            if "Set by playbooks/site.yml" in option["description"]
+        }
+        assert marked == {name for name in wiring if name.startswith(f"{role}_")}
+
+
+def test_inventories_have_the_same_shape() -> None:
+    lab = load(ROOT / "inventory/lab/group_vars/edge_devices.yml")
+    production = load(ROOT / "inventory/production.example/group_vars/edge_devices.yml")
+    assert set(lab) == set(production)
