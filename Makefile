@@ -15,3 +15,72 @@ export PATH := $(VENV)/bin:$(PATH)
 # Machines need root; whoever is not root runs the same target again by sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
+
+.PHONY: help demo test lint unit molecule bench lab-up lab-down ssh converge docs lock setup clean
+
+help: ## show this
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+ifneq ($(SUDO),)
+
+demo test lint unit molecule bench lab-up lab-down ssh converge docs setup clean:
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST)
+
+else
+
+setup: ## install what the other targets need (they call it)
+	@molecule/shared/setup.sh
+
+demo: setup ## boot two devices, rotate, restore, compare: the experiment in minutes
+	@python -m experiment.demo
+
+test: setup lint unit molecule ## lint, unit tests and Molecule scenarios: what CI runs
+
+lint: setup ## ansible-lint, yamllint, ruff, mypy, shellcheck
+	@echo '==> lint' >&2
+	yamllint --strict .
+	ansible-lint --strict --offline --quiet
+	ruff check --quiet .
+	ruff format --check --quiet .
+	mypy --no-error-summary
+	shellcheck $$(git ls-files '*.sh') .ci/run
+
+unit: setup ## unit tests, in seconds
+	@echo '==> unit tests' >&2
+	pytest --quiet
+
+molecule: setup ## boot machines and verify the whole appliance
+	@molecule/shared/scenarios.sh
+
+bench: setup ## cost of a tick and of a rotation beside curl, awscrt and a bare Python
+	@python tests/bench/run.py
+
+lab-up: setup ## boot the lab and set up its cloud; devices stay bare
+	@python -m lab up
+	ansible-playbook -i inventory/lab molecule/shared/cloud.yml
+
+converge: ## playbooks/site.yml against the lab
+	@ansible-playbook -i inventory/lab playbooks/site.yml
+
+ssh: ## a shell on a machine of the lab: make ssh HOST=edge01
+	@python -m lab ssh $(HOST)
+
+lab-down: ## end the lab's machines
+	@if [ -x $(VENV)/bin/python ]; then python -m lab purge; fi
+
+docs: setup ## write the pages that are made from the source
+	@python docs/generate.py
+
+clean: lab-down ## leave nothing behind: machines, images, virtual environment, results
+	@rm -rf $(EDGE_CACHE_DIR) $(EDGE_LAB_DIR) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible mutants
+	rm -f .coverage .coverage.*
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+endif
+
+lock: ## pin every dependency again, with hashes
+	@uv=$(VENV)/bin/uv
+	options="--quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate"
+	$$uv pip compile $$options --extra control --extra test --output-file requirements.lock pyproject.toml
+	$$uv pip compile $$options --output-file files/device-requirements.lock pyproject.toml
+	$$uv pip compile $$options --output-file files/device-build-requirements.lock files/device-build-requirements.in

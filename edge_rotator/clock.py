@@ -7,13 +7,9 @@ between two boots. Own conversions, since the library's cost more to import than
 
 from __future__ import annotations
 
-import re
 import time
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# Compiled at first use: most ticks need neither.
-_ISO = r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(?:Z|\+00:?00)"
-_HTTP = r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT"
 _MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
@@ -33,18 +29,33 @@ class Clock:
         return self.wall - self.boot
 
 
+_boot_id: list[str] = []  # read once: no process outlives its boot
+
+
+def _read_boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(64).decode("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def read_clock() -> Clock:
     """Read the clocks now. Where the boot id cannot be read it is empty."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot_id = file.read().strip()
-    except OSError:
-        boot_id = ""
-    return Clock(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot_id)
+    if not _boot_id:
+        _boot_id.append(_read_boot_id())
+    return Clock(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), _boot_id[0])
 
 
-def _epoch(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int | None:
-    """Seconds since 1970 of a UTC date; None when there is no such date."""
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _epoch(*parts: str) -> int | None:
+    """Seconds since 1970 of a UTC date, year to second in digits; None when there is no such."""
+    if not all(map(_digits, parts)):
+        return None
+    year, month, day, hour, minute, second = map(int, parts)
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     if not (1970 <= year <= 9999 and 1 <= month <= 12):
         return None
@@ -60,17 +71,28 @@ def _epoch(year: int, month: int, day: int, hour: int, minute: int, second: int)
 
 def parse_iso(text: str) -> int | None:
     """Seconds since 1970 of `2018-01-18T09:18:06Z` (fractions cut off); None if it is not one."""
-    match = re.fullmatch(_ISO, text, re.ASCII)
-    return _epoch(*(int(part) for part in match.groups())) if match else None
+    for zone in ("Z", "+00:00", "+0000"):
+        if text.endswith(zone):
+            text, dot, fraction = text.removesuffix(zone).partition(".")
+            break
+    else:
+        return None
+    if dot and not (_digits(fraction) and len(fraction) <= 9):
+        return None
+    if len(text) != 19 or text[4::3] != "--T::":
+        return None
+    return _epoch(text[:4], text[5:7], text[8:10], text[11:13], text[14:16], text[17:])
 
 
 def parse_http(text: str) -> int | None:
     """Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; None if it is not one."""
-    match = re.fullmatch(_HTTP, text, re.ASCII)
-    if not match or match[2] not in _MONTHS:
+    words = text.split(" ")
+    if len(words) != 6 or len(text) != 29 or words[2] not in _MONTHS or words[5] != "GMT":
         return None
-    month = _MONTHS.index(match[2]) + 1
-    return _epoch(int(match[3]), month, int(match[1]), int(match[4]), int(match[5]), int(match[6]))
+    time_of_day = words[4].split(":")
+    if len(time_of_day) != 3:
+        return None
+    return _epoch(words[3], str(_MONTHS.index(words[2]) + 1), words[1], *time_of_day)
 
 
 def format_iso(epoch: float) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from edge_rotator.errors import RotatorError
 
 TYPE_CHECKING = False
@@ -86,6 +84,13 @@ _TABLE_KEYS: dict[str, dict[str, tuple[str, str]]] = {
 _ENVIRONMENT_NAME = r"[A-Z_][A-Z0-9_]*"
 # What a module needs never includes these; they could change what the interpreter runs.
 _ENVIRONMENT_REFUSED = r"LD_.*|PYTHON.*|AWS_.*|PATH|SSLKEYLOGFILE"
+
+
+def _matches(pattern: str, text: str) -> bool:
+    # Costs as much to import as starting Python; the timer's ticks use what is checked already.
+    import re
+
+    return re.fullmatch(pattern, text) is not None
 
 
 class Config:
@@ -215,7 +220,7 @@ def _texts(config: Config, raw: dict[str, Any]) -> None:
     for section, keys in _TEXT_KEYS.items():
         for key, (default, pattern, rule) in keys.items():
             value = raw.get(section, {}).get(key, default)
-            if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            if not isinstance(value, str) or not _matches(pattern, value):
                 raise _bad(config.path, f"{section}.{key}", value, rule)
             setattr(config, key, value)
 
@@ -235,7 +240,7 @@ def _lists(config: Config, raw: dict[str, Any]) -> None:
         for key, (default, pattern, rule) in lists.items():
             value = raw.get(section, {}).get(key, default)
             good = isinstance(value, list) and all(
-                isinstance(item, str) and re.fullmatch(pattern, item) for item in value
+                isinstance(item, str) and _matches(pattern, item) for item in value
             )
             if not good or (value and not value[0].startswith("/")):
                 raise _bad(config.path, f"{section}.{key}", value, f"a list: {rule}")
@@ -245,10 +250,10 @@ def _lists(config: Config, raw: dict[str, Any]) -> None:
     if not isinstance(environment, dict):
         raise _bad(config.path, "token.environment", environment, f"a table of {rule}")
     for name, value in environment.items():
-        allowed = re.fullmatch(_ENVIRONMENT_NAME, name) and not re.fullmatch(
+        allowed = _matches(_ENVIRONMENT_NAME, name) and not _matches(
             _ENVIRONMENT_REFUSED, name
         )
-        if not allowed or not isinstance(value, str) or not re.fullmatch(pattern, value):
+        if not allowed or not isinstance(value, str) or not _matches(pattern, value):
             raise _bad(
                 config.path, f"token.environment.{name}", value, "a variable the module reads"
             )

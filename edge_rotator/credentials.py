@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from edge_rotator import quickjson
 from edge_rotator.clock import format_iso, parse_iso
 from edge_rotator.errors import RotatorError
 
@@ -44,7 +43,7 @@ def _field(raw: dict[str, Any], key: str) -> str:
 def parse(body: bytes) -> Credentials:
     """Read the body of a 200 answer. Raises an `answer_…` error."""
     try:
-        raw = json.loads(body)
+        raw = quickjson.loads(body)
     except (ValueError, RecursionError):
         raise RotatorError("answer_not_json", f"{len(body)} bytes") from None
     inner = raw.get("credentials") if isinstance(raw, dict) else None
@@ -77,7 +76,7 @@ def check_lifetime(lifetime: float, expected: float, held: float) -> None:
 def process_json(credentials: Credentials, expires: float) -> bytes:
     """Render for `credential_process`; `expires` is seconds since 1970 by our own clock."""
     return (
-        json.dumps(
+        quickjson.dumps(
             {
                 "Version": 1,
                 "AccessKeyId": credentials.access_key_id,

@@ -7,8 +7,8 @@ import socket
 import ssl
 from pathlib import Path
 
+from edge_rotator import backend, pin, provider, replication, rotation, token, user
 from edge_rotator import config as configuration
-from edge_rotator import pin, provider, replication, rotation, token, user
 from edge_rotator.clock import read_clock
 from edge_rotator.errors import RotatorError
 
@@ -49,9 +49,7 @@ def _login(config: Config, secret: str | None) -> str:
 
 
 def _clock(_: Config) -> str:
-    if Path("/run/systemd/timesync").is_dir() and not (
-        Path("/run/systemd/timesync/synchronized").exists()
-    ):
+    if Path("/run/systemd/timesync").is_dir() and not (Path("/run/systemd/timesync/synchronized").exists()):
         raise RotatorError("clock_wrong", "systemd-timesyncd has not synchronised yet")
     return "nothing speaks against it"
 
@@ -114,7 +112,7 @@ def run(path: str, login: bool) -> int:
         print(f"failed  {error}\n{'':8}mend: {error.kind.mend}")
         return 1
     print(f"ok      {'config':12} {path}")
-    provider.prepare_environment(config)
+    backend.prepare_environment(config)
     checks: list[tuple[str, Callable[[], str]]] = [
         ("certificate", lambda: _certificate(config)),
         ("token", lambda: _token(config)),

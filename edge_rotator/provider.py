@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 
-from edge_rotator import clock
+from edge_rotator import backend, clock, quickjson
 from edge_rotator.errors import RotatorError
 
 TYPE_CHECKING = False
@@ -46,7 +44,7 @@ def _retry_after(text: str, now: float) -> float | None:
 def _message(body: bytes) -> str:
     """Return the provider's message, fit to be logged."""
     try:
-        text = json.loads(body)["message"]
+        text = quickjson.loads(body)["message"]
     except (ValueError, RecursionError, KeyError, TypeError):
         return ""
     return "".join(c for c in str(text) if c.isprintable())[:_MAX_MESSAGE]
@@ -65,15 +63,6 @@ def key_uri(config: Config, pin_path: str) -> str:
     return f"{uri}?pin-source={_percent(pin_path, safe='/')}" if pin_path else uri
 
 
-def prepare_environment(config: Config) -> None:
-    """Tell the module and the libraries where things are. Before pycurl or the module loads."""
-    # libcurl would write the session's secrets where this says.
-    os.environ.pop("SSLKEYLOGFILE", None)
-    os.environ.update(config.environment)
-    if config.module:
-        os.environ["PKCS11_MODULE_PATH"] = config.module
-
-
 def _check_files(config: Config) -> None:
     """Say which file is missing; libcurl's own message would not."""
     for path in (
@@ -90,26 +79,6 @@ def _check_files(config: Config) -> None:
             raise RotatorError("file_unreadable", f"{path} is empty")
     if config.backend != "file" and not os.path.exists(config.module):
         raise RotatorError("module_missing", f"no file {config.module}")
-
-
-def _import_pycurl(config: Config) -> None:
-    """Load pycurl and find out whether it can do what the backend needs."""
-    try:
-        import pycurl
-    except ImportError as exc:
-        raise RotatorError("backend_unusable", f"no pycurl: {exc}") from None
-    # The stub's tuple is shorter than the real one.
-    library = str(list(pycurl.version_info())[5] or "")
-    bundled = os.path.dirname(pycurl.__file__) + "/pycurl.libs"
-    if os.path.isdir(bundled):
-        raise RotatorError(
-            "backend_unusable", f"this pycurl is a wheel with its own TLS library ({library})"
-        )
-    wanted = {"engine": "OpenSSL", "provider": "OpenSSL", "gnutls": "GnuTLS"}.get(config.backend)
-    if wanted and not library.startswith(wanted):
-        raise RotatorError(
-            "backend_unusable", f"backend {config.backend} needs {wanted}, pycurl has {library}"
-        )
 
 
 def _set_key(curl: pycurl.Curl, config: Config, pin: str) -> None:
@@ -131,25 +100,23 @@ def _set_key(curl: pycurl.Curl, config: Config, pin: str) -> None:
     curl.setopt(pycurl.SSLKEY, key_uri(config, pin))
 
 
-def _perform(curl: pycurl.Curl) -> None:
-    """Do the transfer with stderr closed to libraries: engines chatter, we tell in one line."""
-    sys.stderr.flush()
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    saved = os.dup(2)
-    try:
-        os.dup2(null, 2)
-        curl.perform()
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
 def fetch(config: Config, pin: str) -> Answer:
     """Ask once. `pin` is the path of the PIN file or empty. Raises RotatorError, never retries."""
-    prepare_environment(config)
+    backend.prepare_environment(config)
     _check_files(config)
-    _import_pycurl(config)
+    captured = backend.Captured()
+    try:
+        with captured:
+            backend.load(config)
+            return _transfer(config, pin)
+    except RotatorError as error:
+        reason = None
+        if config.backend != "file" and error.kind.name in _PERHAPS_TOKEN:
+            reason = backend.token_error(config, captured.log)
+        raise reason or error from None
+
+
+def _transfer(config: Config, pin: str) -> Answer:
     import pycurl
 
     body = bytearray()
@@ -175,29 +142,11 @@ def fetch(config: Config, pin: str) -> Answer:
     curl = pycurl.Curl()
     try:
         _set_key(curl, config, pin)
-        curl.setopt(
-            pycurl.URL, f"https://{config.endpoint}/role-aliases/{config.role_alias}/credentials"
-        )
-        curl.setopt(pycurl.HTTPHEADER, [f"x-amzn-iot-thingname: {config.thing_name}"])
-        curl.setopt(pycurl.USERAGENT, "edge-rotator")
-        curl.setopt(pycurl.SSLCERT, config.certificate_file)
-        # Only the named CAs: libcurl's built-in directory would add every public one.
-        curl.setopt(pycurl.CAINFO, config.ca_file)
-        curl.unsetopt(pycurl.CAPATH)
-        curl.setopt(pycurl.SSL_VERIFYPEER, 1)
-        curl.setopt(pycurl.SSL_VERIFYHOST, 2)
-        curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
-        curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
-        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-        curl.setopt(pycurl.FOLLOWLOCATION, 0)
-        curl.setopt(pycurl.PROXY, "")
-        curl.setopt(pycurl.NOSIGNAL, 1)
-        curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000))
-        curl.setopt(pycurl.TIMEOUT_MS, int(config.timeout * 1000))
+        _set_request(curl, config)
         curl.setopt(pycurl.HEADERFUNCTION, on_header)
         curl.setopt(pycurl.WRITEFUNCTION, on_body)
         try:
-            _perform(curl)
+            curl.perform()
         except pycurl.error as exc:
             if size[0] > MAX_BODY:
                 detail = f"more than {MAX_BODY} bytes"
@@ -209,6 +158,31 @@ def fetch(config: Config, pin: str) -> Answer:
     return Answer(status, headers, bytes(body), clock.read_clock().wall)
 
 
+def _set_request(curl: pycurl.Curl, config: Config) -> None:
+    """Set what is the same for every backend."""
+    import pycurl
+
+    curl.setopt(pycurl.URL, f"https://{config.endpoint}/role-aliases/{config.role_alias}/credentials")
+    curl.setopt(pycurl.HTTPHEADER, [f"x-amzn-iot-thingname: {config.thing_name}"])
+    curl.setopt(pycurl.USERAGENT, "edge-rotator")
+    curl.setopt(pycurl.SSLCERT, config.certificate_file)
+    # Only the named CAs: libcurl's built-in directory would add every public one.
+    curl.setopt(pycurl.CAINFO, config.ca_file)
+    curl.unsetopt(pycurl.CAPATH)
+    curl.setopt(pycurl.SSL_VERIFYPEER, 1)
+    curl.setopt(pycurl.SSL_VERIFYHOST, 2)
+    curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
+    curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
+    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    curl.setopt(pycurl.FOLLOWLOCATION, 0)
+    curl.setopt(pycurl.PROXY, "")
+    curl.setopt(pycurl.NOSIGNAL, 1)
+    curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000))
+    curl.setopt(pycurl.TIMEOUT_MS, int(config.timeout * 1000))
+
+
+# Classes that may be the token's doing.
+_PERHAPS_TOKEN = ("token_failed", "tls_failed", "tls_client_refused", "connection_lost")
 # libcurl's code -> class, where the code alone tells.
 _CODES = {
     6: "dns",
@@ -225,7 +199,7 @@ _CODES = {
 _WORDS: dict[int, tuple[tuple[tuple[str, ...], str], ...]] = {
     35: (
         (("alert", "client certificate"), "tls_client_refused"),
-        (("private key", "pkcs #11", "pkcs11"), "token_failed"),
+        (("private key", "x.509 key", "pkcs #11", "pkcs11"), "token_failed"),
         (("reset", "syscall", "unexpected eof"), "connection_lost"),
         (("",), "tls_failed"),
     ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 from edge_rotator.clock import Clock
 from edge_rotator.errors import KINDS, LATCH, PERMANENT, TRANSIENT
 from edge_rotator.files import Stat
@@ -45,6 +43,8 @@ class Decision:
 
 def spread(name: str) -> float:
     """Give a number in [0, 1) fixed per name, so that a fleet started together spreads out."""
+    import zlib
+
     return zlib.crc32(name.encode()) / 2**32
 
 

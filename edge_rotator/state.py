@@ -7,10 +7,9 @@ that a full disk neither stops rotation nor makes every tick a request.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 
+from edge_rotator import quickjson
 from edge_rotator.errors import KINDS, RotatorError
 from edge_rotator.files import Stat, write_atomic
 
@@ -92,11 +91,12 @@ class State:
             if isinstance(value, Success | Failure):
                 value = {name: getattr(value, name) for name in value.__slots__}  # noqa: PLW2901
             data[key] = value
-        return json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
+        return quickjson.dumps(data).encode() + b"\n"
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number a clock can show: no NaN, and nothing that overflows a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
 
 
 def _is_stat(value: Any) -> bool:
@@ -117,7 +117,7 @@ def parse(data: bytes) -> State:
     """Read a state; every part that is not as written by `to_json` is left at its default."""
     state = State()
     try:
-        raw = json.loads(data)
+        raw = quickjson.loads(data)
     except (ValueError, RecursionError):
         return state
     if not isinstance(raw, dict) or raw.get("version") != VERSION:

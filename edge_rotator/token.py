@@ -203,12 +203,12 @@ def diagnose(config: Config, error: RotatorError) -> RotatorError:
 
 def main() -> None:
     """Run as the child of `diagnose`: print `class TAB detail` of what is wrong, if anything is."""
+    from edge_rotator import backend
     from edge_rotator import config as configuration
-    from edge_rotator import provider
 
     try:
         config = configuration.load(sys.argv[1])
-        provider.prepare_environment(config)
+        backend.prepare_environment(config)
         examine(config)
     except RotatorError as error:
         os.write(1, f"{error.kind.name}\t{error.detail}".encode())

@@ -49,7 +49,7 @@ class Lab:
             return self.ssh(arguments.host, arguments.words)
         if command == "cloud":
             host = select(self.machines, [CLOUD_GROUP])[0].name
-            return self.ssh(host, [shlex.join(["sudo", "cloudctl", *arguments.words])])
+            return self.ssh(host, [shlex.join(["sudo", "cloudctl", *(arguments.words or ["--help"])])])
         with signals_as_exceptions(), self._lock():
             if command == "up":
                 self.up(select(self.machines, arguments.hosts))
@@ -122,9 +122,7 @@ class Lab:
         if not self.paths.ssh_config.exists():
             raise LabError("there is no lab yet: run `up`")
         sys.stdout.flush()
-        return subprocess.run(
-            ["ssh", "-F", str(self.paths.ssh_config), host, *words], check=False
-        ).returncode
+        return subprocess.run(["ssh", "-F", str(self.paths.ssh_config), host, *words], check=False).returncode
 
     def _one(self, command: str, chosen: list[Machine]) -> None:
         """Commands on running or stopped machines, one or a whole group."""
@@ -192,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     ssh = add("ssh", "Log in to a machine, or run a command on it.")
     ssh.add_argument("host", metavar="HOST")
     ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="CMD")
-    cloud = add("cloud", "Run cloudctl on the cloud machine: `cloud --help` shows what it can.")
+    cloud = add("cloud", "Run cloudctl on the cloud machine; alone it lists what cloudctl can.")
     cloud.add_argument("words", nargs=argparse.REMAINDER, metavar="ARG")
     return parser
 

@@ -135,9 +135,7 @@ def wait_for_ssh(paths: Paths, machine: Machine, timeout_s: float = 90) -> None:
         return succeeds("ssh", "-F", paths.ssh_config, machine.name, "true", timeout_s=15)
 
     if not wait_until(answers, timeout_s):
-        raise LabError(
-            f"{machine.name}: no ssh after {timeout_s:.0f} s{_console(paths, machine.name)}"
-        )
+        raise LabError(f"{machine.name}: no ssh after {timeout_s:.0f} s{_console(paths, machine.name)}")
 
 
 def _console(paths: Paths, name: str) -> str:

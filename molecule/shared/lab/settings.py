@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # comes with ansible-core, without stubs
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOSTS_FILE = REPOSITORY / "inventory" / "lab" / "hosts.yml"

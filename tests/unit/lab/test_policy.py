@@ -13,9 +13,7 @@ ROOT = Key("AKIA", "s", None, AUDITOR, None, None, None, 0, None)
 OWN = "/backups/edge01/health.db/0000/1.ltx"
 
 
-def decide(
-    key: Key, method: str, path: str, query: str = "", copy_source: str | None = None
-) -> str:
+def decide(key: Key, method: str, path: str, query: str = "", copy_source: str | None = None) -> str:
     """Return "allowed", or S3's code for the refusal."""
     try:
         operation = policy.read_operation(method, path, query, copy_source)
@@ -95,9 +93,7 @@ def test_a_copy_needs_its_source_too() -> None:
 
 
 def test_what_is_passed_on_is_what_was_checked() -> None:
-    operation = policy.read_operation(
-        "GET", "/b/edge01/a%20b%2Fc", "prefix=x%2Fy&list-type=2", None
-    )
+    operation = policy.read_operation("GET", "/b/edge01/a%20b%2Fc", "prefix=x%2Fy&list-type=2", None)
     assert operation.target == "/b/edge01/a%20b/c?prefix=x%2Fy&list-type=2"
     assert operation.keys == ("edge01/a b/c",)
 

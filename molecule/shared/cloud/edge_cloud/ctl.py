@@ -38,9 +38,7 @@ def _init(arguments: argparse.Namespace, config: settings.Settings, ledger: Ledg
 
 
 def _status(_arguments: argparse.Namespace, _config: settings.Settings, ledger: Ledger) -> int:
-    active = subprocess.run(
-        ["systemctl", "is-active", *UNITS], check=False, capture_output=True, text=True
-    )
+    active = subprocess.run(["systemctl", "is-active", *UNITS], check=False, capture_output=True, text=True)
     _show(
         {
             "units": dict(zip(UNITS, active.stdout.split(), strict=False)),
@@ -131,8 +129,8 @@ def _probe(arguments: argparse.Namespace, config: settings.Settings, ledger: Led
     if not keys:
         print(f"cloudctl: {arguments.thing} was issued nothing yet", file=sys.stderr)
         return 1
-    key = keys[0] if arguments.oldest else keys[-1]
-    status, error = probe(config, key, time.time())
+    key = next((key for key in keys if key.access_key == arguments.key), keys[-1])
+    status, error = probe(config, key, arguments.prefix or arguments.thing, time.time())
     _show({**key.public(), "status": status, "error": error})
     return 0
 
@@ -225,7 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     add("auditor", _auditor, "Print the environment for reading the whole bucket.")
     probe_ = add("probe", _probe, "List a thing's prefix with the newest key it was issued.")
     probe_.add_argument("thing")
-    probe_.add_argument("--oldest", action="store_true", help="with the oldest key instead")
+    probe_.add_argument("--key", metavar="ID", help="with this one of its keys instead")
+    probe_.add_argument("--prefix", metavar="THING", help="list another thing's prefix instead")
     restore = add("restore", _restore, "Restore a replica with the auditor's key.")
     restore.add_argument("path", help="the replica's path in the bucket, THING/…")
     restore.add_argument("output", help="the file to make")
@@ -264,9 +263,7 @@ def _add_faults(parser: argparse.ArgumentParser, add: Any) -> None:
     for name in ("missing-field", "control-character"):
         commands[name].add_argument("--field", choices=FIELDS, default="sessionToken")
     for name, default in {"expired": -60.0, "date-offset": None, answers.DELAY: None}.items():
-        commands[name].add_argument(
-            "--seconds", type=float, default=default, required=default is None
-        )
+        commands[name].add_argument("--seconds", type=float, default=default, required=default is None)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,7 @@ class GateHandler(Handler):
         operation = policy.read_operation(
             request.method, request.path, request.query, request.header("x-amz-copy-source")
         )
-        self._fields.update(
-            operation=operation.action, key=next(iter(operation.keys), operation.prefix)
-        )
+        self._fields.update(operation=operation.action, key=next(iter(operation.keys), operation.prefix))
         if operation.batch_delete:
             body = self._whole_body(request)
             policy.authorise(key, operation, policy.batch_keys(body), gate.config.bucket)
@@ -104,7 +102,9 @@ class GateHandler(Handler):
         """Let the log name the thing, also of a request that will be refused."""
         claim = sigv4.parse_authorization(request.header("authorization"))
         key = cast(Gate, self.server).ledger.key(claim.access_key)
-        self._fields.update(access_key=claim.access_key, thing=key.thing if key else None)
+        self._fields.update(access_key=claim.access_key)
+        if key is not None:
+            self._fields.update(thing=key.thing, role=key.role)
 
     def _whole_body(self, request: sigv4.Request) -> bytes:
         if self._unread > _MAX_BATCH:

@@ -130,23 +130,17 @@ class Ledger:
 
     def certificate_active(self, serial: str, thing: str | None) -> bool:
         """Tell whether a certificate may be used; one never seen is registered as active."""
-        self._db().execute(
-            "INSERT OR IGNORE INTO certificate (serial, thing) VALUES (?, ?)", (serial, thing)
-        )
+        self._db().execute("INSERT OR IGNORE INTO certificate (serial, thing) VALUES (?, ?)", (serial, thing))
         row = self._db().execute("SELECT active FROM certificate WHERE serial = ?", (serial,))
         return bool(row.fetchone()[0])
 
     def set_certificates(self, thing: str, active: bool, serial: str | None = None) -> int:
         """Revoke or restore a thing's certificates, or the one with `serial`; how many it were."""
         if serial is not None:
-            self._db().execute(
-                "INSERT OR REPLACE INTO certificate VALUES (?, ?, ?)", (serial, thing, active)
-            )
+            self._db().execute("INSERT OR REPLACE INTO certificate VALUES (?, ?, ?)", (serial, thing, active))
             return 1
         return (
-            self._db()
-            .execute("UPDATE certificate SET active = ? WHERE thing = ?", (active, thing))
-            .rowcount
+            self._db().execute("UPDATE certificate SET active = ? WHERE thing = ?", (active, thing)).rowcount
         )
 
     def certificates(self) -> list[dict[str, Any]]:
@@ -211,17 +205,13 @@ class Ledger:
         now = int(self.now())
         return (
             self._db()
-            .execute(
-                "UPDATE key SET expires_s = ? WHERE thing = ? AND expires_s > ?", (now, thing, now)
-            )
+            .execute("UPDATE key SET expires_s = ? WHERE thing = ? AND expires_s > ?", (now, thing, now))
             .rowcount
         )
 
     # Faults
 
-    def add_fault(
-        self, name: str, options: dict[str, Any], thing: str | None, times: int | None
-    ) -> None:
+    def add_fault(self, name: str, options: dict[str, Any], thing: str | None, times: int | None) -> None:
         """Let a fault happen from now on: `times` times, or until healed."""
         spec = json.dumps({"name": name, **options})
         self._db().execute(
@@ -248,9 +238,7 @@ class Ledger:
                 if fault.remaining == 1:
                     db.execute("DELETE FROM fault WHERE id = ?", (fault.number,))
                 elif fault.remaining is not None:
-                    db.execute(
-                        "UPDATE fault SET remaining = remaining - 1 WHERE id = ?", (fault.number,)
-                    )
+                    db.execute("UPDATE fault SET remaining = remaining - 1 WHERE id = ?", (fault.number,))
         finally:
             db.execute("COMMIT")
         return hits
@@ -274,8 +262,7 @@ def _new_key(
     """Make credentials that look like AWS's: ASIA… and a token for those that expire."""
     letters = string.ascii_uppercase + "234567"
     return Key(
-        access_key=("ASIA" if token else "AKIA")
-        + "".join(secrets.choice(letters) for _ in range(16)),
+        access_key=("ASIA" if token else "AKIA") + "".join(secrets.choice(letters) for _ in range(16)),
         secret=base64.b64encode(secrets.token_bytes(30)).decode(),
         token=base64.b64encode(secrets.token_bytes(600)).decode() if token else None,
         role=role,

@@ -94,9 +94,7 @@ def batch_keys(body: bytes) -> tuple[str, ...]:
         tree = ET.fromstring(body)  # noqa: S314 - signed by a known device, expat limits entities
     except ET.ParseError:
         raise S3Error("MalformedXML", "The XML you provided was not well-formed") from None
-    return tuple(
-        _plain(element.text or "") for element in tree.iter() if element.tag.endswith("Key")
-    )
+    return tuple(_plain(element.text or "") for element in tree.iter() if element.tag.endswith("Key"))
 
 
 def authorise(key: Key, operation: Operation, keys: Iterable[str], bucket: str) -> None:

@@ -68,9 +68,7 @@ class TlsServer(ThreadingHTTPServer):
         try:
             super().finish_request(tls, client_address)
         except OSError as error:
-            self.log.write(
-                at, peer=client_address[0], status=None, error="Connection", detail=str(error)
-            )
+            self.log.write(at, peer=client_address[0], status=None, error="Connection", detail=str(error))
         finally:
             tls.close()
 

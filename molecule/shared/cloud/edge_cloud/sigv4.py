@@ -18,8 +18,7 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 STREAMING = "STREAMING-"
 
 _AUTHORIZATION = re.compile(
-    ALGORITHM
-    + r"\s+Credential=(?P<access_key>\w+)/(?P<date>\d{8})/(?P<region>[\w-]+)/(?P<service>\w+)"
+    ALGORITHM + r"\s+Credential=(?P<access_key>\w+)/(?P<date>\d{8})/(?P<region>[\w-]+)/(?P<service>\w+)"
     r"/aws4_request,\s*SignedHeaders=(?P<signed>[\w;.-]+),\s*Signature=(?P<signature>[0-9a-f]{64})"
 )
 
@@ -124,9 +123,7 @@ def _check_signed_headers(request: Request, claim: Authorization) -> None:
     present = {name.lower() for name, _ in request.headers}
     required = {"host"} | {name for name in present if name.startswith("x-amz-")}
     if not required <= set(claim.signed):
-        raise S3Error(
-            "AccessDenied", "There were headers present in the request which were not signed"
-        )
+        raise S3Error("AccessDenied", "There were headers present in the request which were not signed")
 
 
 def signature(request: Request, claim: Authorization, secret: str) -> str:
@@ -147,9 +144,7 @@ def signature(request: Request, claim: Authorization, secret: str) -> str:
 
 def canonical_request(request: Request, signed: Sequence[str]) -> str:
     """Return the canonical request; S3 encodes the path once and does not normalise it."""
-    headers = "".join(
-        f"{name}:{' '.join((request.header(name) or '').split())}\n" for name in sorted(signed)
-    )
+    headers = "".join(f"{name}:{' '.join((request.header(name) or '').split())}\n" for name in sorted(signed))
     return "\n".join(
         [
             request.method,

@@ -1,0 +1,119 @@
+"""Bad input stops before anything changes, and the message names variable, value and mend."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[4]
+REPLICA = {"type": "s3", "bucket": "edge-backups", "path": "edge01/health.db"}
+DATABASE = {"path": "/var/lib/health-check/health.db", "replica": REPLICA}
+
+BAD = {
+    "role alias": (
+        {"edge_rotator_role_alias": "my alias!"},
+        ["edge_rotator_role_alias is 'my alias!'", "AWS allows"],
+    ),
+    "endpoint with a scheme": (
+        {"edge_rotator_endpoint": "https://abc.credentials.iot.eu-central-1.amazonaws.com"},
+        ["edge_rotator_endpoint is 'https://abc", "without scheme"],
+    ),
+    "margin longer than the life time": (
+        {"edge_rotator_expected_lifetime": 900, "edge_rotator_refresh_margin": 901},
+        ["edge_rotator_refresh_margin is 901", "900", "shorter than the life time"],
+    ),
+    "relative database path": (
+        {"litestream_config": {"dbs": [{**DATABASE, "path": "health.db"}]}},
+        ["litestream_config.dbs[0].path is 'health.db'", "absolute"],
+    ),
+    "unknown litestream key": (
+        {"litestream_config": {"dbs": [DATABASE], "snapshot-interval": "1h"}},
+        ["litestream_config.snapshot-interval is not a key of Litestream 0.5.17", "remove it"],
+    ),
+    "keys in YAML": (
+        {
+            "litestream_config": {
+                "dbs": [{**DATABASE, "replica": {**REPLICA, "secret-access-key": "HUSHHUSH"}}]
+            }
+        },
+        ["secret-access-key (value hidden)", "the rotator delivers the credentials"],
+    ),
+    "token in YAML": (
+        {"litestream_config": {"dbs": [DATABASE], "session-token": "HUSHHUSH"}},
+        ["session-token (value hidden)", "remove it"],
+    ),
+    "PIN with a newline": (
+        {"pkcs11_pin": "HUSHHUSH\n"},
+        ["pkcs11_pin (value hidden", "with a line break", "write '|-'"],
+    ),
+    "two databases with one replica path": (
+        {"litestream_config": {"dbs": [DATABASE, {**DATABASE, "path": "/var/lib/b/b.db"}]}},
+        ["edge-backups/edge01/health.db", "give each its own"],
+    ),
+    "0.3 with restarts and retention that never happens": (
+        {
+            "litestream_version": "0.3.13",
+            "litestream_config": {
+                "dbs": [
+                    {"path": DATABASE["path"], "replicas": [{**REPLICA, "retention-check-interval": "1h"}]}
+                ]
+            },
+        },
+        ["retention-check-interval is '1h'", "would never delete anything", "edge_rotator_delivery: process"],
+    ),
+    "another thing's prefix": (
+        {"litestream_config": {"dbs": [{**DATABASE, "replica": {**REPLICA, "path": "edge02/health.db"}}]}},
+        ["has path 'edge02/health.db'", "start it with 'edge01/'"],
+    ),
+    "a certificate for a device without a key": (
+        {"device_identity_certificate": "{{ lab_fleet_ca_file }}"},
+        ["device_identity_certificate", "does not match the key", "no such key yet", "playbooks/enroll.yml"],
+    ),
+    "delivery that does not exist": ({"edge_rotator_delivery": "magic"}, ["edge_rotator_delivery", "magic"]),
+}
+
+
+def fingerprint(host: Any) -> str:
+    """Everything a role could change: packages, users, files with their times and modes."""
+    return str(
+        host.check_output(
+            "dpkg-query -W; getent passwd; getent group; "
+            "find /etc /opt /usr /var/lib /home -xdev -printf '%p %s %m %u %g %C@\\n' "
+            "| grep -v -e ' /var/lib/systemd' -e '^/var/lib/systemd' -e '^/home/admin/.ansible' | sort"
+        )
+    )
+
+
+def converge(variables: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run playbooks/site.yml against edge01 with these variables over the inventory's."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab"]
+    command += ["--limit=edge01", f"--extra-vars={json.dumps(variables)}", "playbooks/site.yml"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def before(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Fingerprint of the untouched device, once it is taken."""
+    return {}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_stops_in_preflight(host: Any, name: str, before: dict[str, str], case: str) -> None:
+    if name != "edge01":
+        pytest.skip("one device shows it")
+    before.setdefault("device", fingerprint(host))
+    variables, said = BAD[case]
+    done = converge(variables)
+    text = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    assert done.returncode != 0
+    for part in said:
+        assert part in text
+    assert "HUSHHUSH" not in text, "a secret was repeated"
+    assert re.search(r"edge01 : ok=\d+ changed=0 unreachable=0 failed=1", text)
+    assert fingerprint(host) == before["device"]

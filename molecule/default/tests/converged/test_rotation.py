@@ -1,0 +1,79 @@
+"""Rotation happens by the timer alone, and an expired key is worth nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment import observe
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def wait_for(what: Any, at_most_s: float = 90) -> Any:
+    """Poll until a function gives something true; fail after a bounded time."""
+    deadline = time.monotonic() + at_most_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {at_most_s} s"
+        time.sleep(2)
+    return found
+
+
+def test_the_timer_alone_rotates(host: Any, name: str, secret_file: str) -> None:
+    before, since = host.file(secret_file).content_string, observe.now(name)
+    rotated = wait_for(lambda: observe.events(name, "rotated", since))
+    assert rotated[0].fields["reason"] == "schedule"
+    assert host.file(secret_file).content_string != before
+
+
+def test_litestream_restarts_once_per_rotation_or_never(name: str, mode: str) -> None:
+    since = observe.now(name)
+    wait_for(lambda: len(observe.events(name, "rotated", since)) >= 2, 120)
+    time.sleep(3)
+    rotated = len(observe.events(name, "rotated", since))
+    assert len(observe.starts(name, "litestream.service", since)) == (rotated if mode == "environment" else 0)
+
+
+def test_an_expired_key_is_refused(name: str, credentials: dict[str, str]) -> None:
+    key = credentials["AWS_ACCESS_KEY_ID"]
+    since = observe.now(observe.CLOUD)
+    assert observe.probe(name, key) == (200, ""), "the key worked while it lived"
+    wait_for(lambda: observe.probe(name, key)[0] != 200)
+    assert observe.probe(name, key) == (400, "ExpiredToken")
+    # S3 says the same, and Litestream was never the one who was refused.
+    refused = observe.refused(observe.s3_requests(name, since))
+    assert refused
+    assert {request.access_key for request in refused} == {key}
+    assert {request.method for request in refused} == {"GET"}
+
+
+def test_another_things_objects_are_out_of_reach(name: str, credentials: dict[str, str]) -> None:
+    other = "edge02" if name == "edge01" else "edge01"
+    assert observe.probe(name, credentials["AWS_ACCESS_KEY_ID"], other) == (403, "AccessDenied")
+
+
+def test_a_certificate_of_another_key_stops_in_preflight(name: str, tmp_path: Path) -> None:
+    if name != "edge01":
+        pytest.skip("one device shows it")
+    key, certificate = tmp_path / "key", tmp_path / "other.crt"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-subj", "/CN=edge01", "-days", "30", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab"]
+    command += ["--limit=edge01", "-e", f"device_identity_certificate={certificate}", "playbooks/site.yml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    text = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0
+    assert f"device_identity_certificate '{certificate}' does not match the key 'device-key'" in text
+    assert "run playbooks/enroll.yml" in text
+    assert "changed=0" in text

@@ -1,0 +1,109 @@
+"""Units as they run: user, sandbox, schedule, start only with credentials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+# systemd-analyze's exposure times ten; a ratchet: lower it when a unit gets tighter, never raise it.
+EXPOSURE = {
+    "litestream.service": {"environment": 20, "process": 20},
+    "health-check.service": {"environment": 12, "process": 12},
+    "edge-rotator.service": {"environment": 80, "process": 25},
+}
+LONG_RUNNING = {"litestream.service": "litestream", "health-check.service": "health-check"}
+
+
+def show(host: Any, unit: str, key: str) -> str:
+    return str(host.check_output(f"systemctl show --property={key} --value {unit}"))
+
+
+@pytest.mark.parametrize("unit", list(LONG_RUNNING))
+def test_services_run_unprivileged(host: Any, unit: str) -> None:
+    pid = show(host, unit, "MainPID")
+    status = dict(
+        line.split(":", 1)
+        for line in host.file(f"/proc/{pid}/status").content_string.splitlines()
+        if ":" in line
+    )
+    uid = host.user(LONG_RUNNING[unit]).uid
+    assert status["Uid"].split() == [str(uid)] * 4
+    assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"
+    for kind in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
+        assert int(status[kind], 16) == 0, kind
+
+
+@pytest.mark.parametrize("unit", list(LONG_RUNNING))
+def test_the_sandbox_denies(host: Any, unit: str) -> None:
+    inside = f"nsenter --mount --target {show(host, unit, 'MainPID')} --"
+    assert host.run(f"{inside} touch /etc/sandbox-test").rc != 0
+    assert host.run(f"{inside} touch /usr/local/bin/sandbox-test").rc != 0
+    assert host.run(f"{inside} ls /home/admin").stdout == ""
+    assert host.run(f"{inside} touch /var/lib/health-check/sandbox-test").rc == 0
+    host.check_output("rm /var/lib/health-check/sandbox-test")
+
+
+@pytest.mark.parametrize("unit", list(EXPOSURE))
+def test_exposure_does_not_grow(host: Any, mode: str, unit: str) -> None:
+    limit = EXPOSURE[unit][mode]
+    found = host.run(f"systemd-analyze security --no-pager --offline=true --threshold={limit} {unit}")
+    assert found.rc == 0, found.stdout.splitlines()[-1]
+
+
+def test_rotator_unit(host: Any, mode: str) -> None:
+    assert show(host, "edge-rotator.service", "User") == "edge-rotator"
+    assert show(host, "edge-rotator.service", "NoNewPrivileges") == ("yes" if mode == "process" else "no")
+    assert show(host, "edge-rotator.service", "ProtectSystem") == "strict"
+    assert show(host, "edge-rotator.timer", "ActiveState") == "active"
+    assert show(host, "edge-rotator.timer", "UnitFileState") == "enabled"
+
+
+def test_litestream_never_gives_up(host: Any) -> None:
+    assert show(host, "litestream.service", "Restart") == "always"
+    assert show(host, "litestream.service", "StartLimitIntervalUSec") == "0"
+
+
+def test_the_pinned_litestream_is_what_runs(host: Any) -> None:
+    pid = show(host, "litestream.service", "MainPID")
+    assert host.check_output(f"readlink /proc/{pid}/exe") == "/opt/litestream/0.5.17/litestream"
+    digest = host.check_output(f"sha256sum /proc/{pid}/exe").split()[0]
+    assert digest == "200e4248a4cc83da2ca52babe66774f1a71afa993d31373adb0ce0fe12154647"
+
+
+def test_old_keys_do_not_reach_litestream(host: Any, mode: str) -> None:
+    pid = show(host, "litestream.service", "MainPID")
+    environment = host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ")
+    assert "AKIAOLD" not in environment
+    assert "AWS_CA_BUNDLE" not in environment
+    assert ("AWS_SESSION_TOKEN=" in environment) == (mode == "environment")
+
+
+def test_metrics_stay_on_loopback(host: Any) -> None:
+    listening = [socket for socket in host.socket.get_listening_sockets() if socket.startswith("tcp")]
+    assert any(socket.endswith("127.0.0.1:9090") for socket in listening)
+    assert not [
+        socket
+        for socket in listening
+        if not socket.endswith(":22") and "127.0.0." not in socket and "::1" not in socket
+    ]
+
+
+def test_litestream_starts_only_with_credentials(host: Any, secret_file: str) -> None:
+    host.check_output("systemctl stop edge-rotator.timer litestream.path litestream.service || true")
+    try:
+        host.check_output(f"mv {secret_file} /run/aside")
+        host.check_output("systemctl start litestream.service")
+        assert show(host, "litestream.service", "ActiveState") == "inactive"
+        assert show(host, "litestream.service", "ConditionResult") == "no"
+    finally:
+        host.check_output(f"mv /run/aside {secret_file}")
+        host.run("systemctl start litestream.path")
+        host.check_output("systemctl start litestream.service edge-rotator.timer")
+    assert show(host, "litestream.service", "ActiveState") == "active"
+
+
+def test_no_compiler_stayed(host: Any) -> None:
+    assert host.run("command -v gcc cc pip3 curl-config").stdout == ""
+    assert not host.file("/var/tmp/edge-rotator-build").exists
