@@ -14,6 +14,8 @@ from edge_rotator.errors import RotatorError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pycurl
+
     from edge_rotator.config import Config
 
 # What the TLS library of pycurl must be, by backend.
@@ -105,12 +107,41 @@ def check(config: Config) -> str:
     return f"{config.backend} by libcurl {version[0]}.{version[1]} with {library}"
 
 
+def _leave_terminal() -> None:
+    """Give up the controlling terminal: OpenSSL would ask there for a PIN, and wait."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCNOTTY)
+    os.close(terminal)
+
+
+def select_engine(curl: pycurl.Curl) -> None:
+    """Choose OpenSSL's engine for the key; never as the default for everything (SSLENGINE_DEFAULT).
+
+    Raises `backend_unusable`.
+    """
+    import pycurl
+
+    try:
+        curl.setopt(pycurl.SSLENGINE, "pkcs11")
+    except pycurl.error as exc:
+        detail = f"no OpenSSL engine pkcs11 ({exc.args[0]}): install libengine-pkcs11-openssl"
+        raise _unusable(detail) from None
+
+
 def load(config: Config) -> None:
     """Load pycurl and what the backend needs beside it. Raises `backend_unusable`, `token_failed`.
 
     Inside `Captured`: GnuTLS announces itself as it loads.
     """
     check(config)
+    if not config.pin_file:
+        _leave_terminal()
     if config.backend == "provider":
         import ctypes
 

@@ -11,10 +11,6 @@ from edge_rotator.config import DEFAULT_PATH
 from edge_rotator.errors import KINDS, RotatorError
 from edge_rotator.events import INFO, event
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
-
 _PLAIN_ARGUMENTS = 3
 
 
@@ -29,62 +25,13 @@ def _plain(arguments: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the full parser, whose help is also the manual."""
-    import argparse
-
-    top = argparse.ArgumentParser(
-        prog="edge-rotator",
-        description="Fetches short-lived AWS credentials with the key in this device's token "
-        "and hands them to Litestream.",
-        epilog="Exit codes: 0 done, 2 wrong usage; else the error's own code, see the line "
-        "`event=failed` and docs/troubleshooting.",
-    )
-    top.add_argument(
-        "--config", metavar="PATH", default=DEFAULT_PATH, help="configuration (%(default)s)"
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    rotate = commands.add_parser("rotate", help="fetch and hand over credentials if they are due")
-    rotate.add_argument(
-        "--force", action="store_true", help="now, whatever schedule and back-off say (not the PIN)"
-    )
-    rotate.add_argument(
-        "--dry-run", action="store_true", help="ask the provider, check the answer, store nothing"
-    )
-    commands.add_parser("due", help="exit 0 if a tick has work to do, 1 if not")
-
-    status = commands.add_parser(
-        "status", help="one screen: exit 0 all well, 1 warning, 2 critical, 3 unknown"
-    )
-    status.add_argument("--json", action="store_true", help="for machines")
-
-    doctor = commands.add_parser("doctor", help="check the whole chain, a line each with the mend")
-    doctor.add_argument(
-        "--login", action="store_true", help="log in to the token too (a wrong PIN costs a try)"
-    )
-
-    csr = commands.add_parser("csr", help="signing request for the token's key")
-    csr.add_argument("--create-key", action="store_true", help="make the key pair if there is none")
-    csr.add_argument("--public-key", action="store_true", help="only the public key, as PEM")
-    csr.add_argument("--common-name", metavar="NAME", default="", help="the thing's name")
-    csr.add_argument("--output", metavar="FILE", default="-", help="where to (%(default)s: stdout)")
-    csr.add_argument("--module", metavar="PATH", default="", help="PKCS#11 module")
-    csr.add_argument("--token-label", metavar="LABEL", default="", help="the token's label")
-    csr.add_argument("--key-label", metavar="LABEL", default="", help="the key's label")
-    csr.add_argument("--pin-file", metavar="PATH", default="", help="the PIN, without a newline")
-    csr.add_argument("--user", metavar="USER", default="", help="become this user if root")
-    csr.add_argument(
-        "--env", metavar="NAME=VALUE", action="append", default=[], help="set for the module"
-    )
-    return top
-
-
 def _run(arguments: list[str]) -> int:
     plain = _plain(arguments)
     if plain:
         command, path = plain
         return rotation.due(path) if command == "due" else rotation.rotate(path)
+    from edge_rotator.usage import parser
+
     args = parser().parse_args(arguments)
     if args.command == "rotate":
         if args.dry_run:
@@ -106,18 +53,20 @@ def _run(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command as the process's only work and return its exit code."""
-    # A run ends before there is garbage worth looking for, at its end too: a tenth of its cost.
-    gc.disable()
-    try:
+    """Run a command and return its exit code. Without arguments it is the process's only work."""
+    if arguments is not None:
         return _guarded(arguments)
-    finally:
-        gc.freeze()
+    # A run ends before there is garbage worth looking for.
+    gc.disable()
+    code = _guarded(sys.argv[1:])
+    if _plain(sys.argv[1:]):
+        # All is written and closed; taking Python apart would cost a tick a tenth more.
+        os._exit(code)
+    return code
 
 
-def _guarded(arguments: list[str] | None) -> int:
+def _guarded(arguments: list[str]) -> int:
     """Make of every error one line, never a traceback."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     quiet = arguments[-1:] == ["due"]
     try:
         return _run(arguments)

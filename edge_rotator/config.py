@@ -206,8 +206,7 @@ def check(path: str, raw: dict[str, Any]) -> Config:
             if key not in known[section]:
                 raise RotatorError(
                     "config_invalid",
-                    f"{path}: {section}.{key} is no key; there are "
-                    + ", ".join(sorted(known[section])),
+                    f"{path}: {section}.{key} is no key; there are " + ", ".join(sorted(known[section])),
                 )
     _texts(config, raw)
     _numbers(config, raw)
@@ -250,13 +249,9 @@ def _lists(config: Config, raw: dict[str, Any]) -> None:
     if not isinstance(environment, dict):
         raise _bad(config.path, "token.environment", environment, f"a table of {rule}")
     for name, value in environment.items():
-        allowed = _matches(_ENVIRONMENT_NAME, name) and not _matches(
-            _ENVIRONMENT_REFUSED, name
-        )
+        allowed = _matches(_ENVIRONMENT_NAME, name) and not _matches(_ENVIRONMENT_REFUSED, name)
         if not allowed or not isinstance(value, str) or not _matches(pattern, value):
-            raise _bad(
-                config.path, f"token.environment.{name}", value, "a variable the module reads"
-            )
+            raise _bad(config.path, f"token.environment.{name}", value, "a variable the module reads")
     config.environment = dict(environment)
 
 

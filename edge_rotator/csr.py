@@ -40,6 +40,16 @@ def _config(path: str, complete: bool) -> Config | None:
         raise
 
 
+def _pin(args: argparse.Namespace, config: Config | None, complete: bool) -> str | None:
+    """Read the PIN, if it is needed and there is one. Raises `pin_refused` while it is latched."""
+    if args.public_key and not args.create_key:
+        return None  # the public half is visible without a login, which then costs no PIN try
+    pin_file = args.pin_file or (config.pin_file if config and not complete else "")
+    if config and pin_file == config.pin_file:
+        rotation.refuse_latched(config)
+    return pin.read(pin_file)
+
+
 def run(args: argparse.Namespace) -> int:
     """Do what the flags ask; a flag wins over the configuration."""
     complete = bool(args.module and args.token_label and args.key_label)
@@ -57,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if config:
         for name, value in config.environment.items():
             os.environ.setdefault(name, value)
-    pin_file = args.pin_file or (config.pin_file if config and not complete else "")
-    # The public half is visible without a login, which then costs no PIN try.
-    secret = None if args.public_key and not args.create_key else pin.read(pin_file)
+    secret = _pin(args, config, complete)
     common_name = args.common_name or (config.thing_name if config else "")
     if not args.public_key and not common_name:
         raise RotatorError("config_invalid", "--common-name is needed: the thing's name")

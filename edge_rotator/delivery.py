@@ -61,7 +61,7 @@ def run(command: list[str], timeout: float) -> int:
     handle = os.pidfd_open(pid)
     try:
         poll = select.poll()
-        poll.register(handle, select.POLLIN)
+        poll.register(handle)
         if not poll.poll(timeout * 1000):
             # It may run as root by sudo; then it outlives us, which harms nothing.
             try:

@@ -1,16 +1,27 @@
-"""`edge-rotator doctor`: walk the whole chain, one line each with ok or the mend."""
+"""`edge-rotator doctor`: walk the whole chain, a line each: ok, failed with its mend, or skipped.
+
+Every check runs in a process of its own with a limit, so that neither a module that crashes nor a
+name server that is silent ends or stops the walk, and none sees a token another has opened.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import select
 import socket
 import ssl
+import stat
+import sys
+import time
 from pathlib import Path
 
-from edge_rotator import backend, pin, provider, replication, rotation, token, user
+from edge_rotator import backend, pin, provider, replication, rotation, schedule, status, token, user
 from edge_rotator import config as configuration
-from edge_rotator.clock import read_clock
-from edge_rotator.errors import RotatorError
+from edge_rotator import state as states
+from edge_rotator.clock import format_iso, read_clock
+from edge_rotator.errors import KINDS, LATCH, RotatorError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,61 +29,144 @@ if TYPE_CHECKING:
 
     from edge_rotator.config import Config
 
+_LIMIT = 45.0  # s per check, above each check's own limits
+_COMMAND_TIMEOUT = 10.0  # s
+_MAX_ANSWER = 65536
 
-def _host_port(config: Config) -> tuple[str, int]:
+
+class SkippedError(Exception):
+    """A check that has nothing to check; the text says why."""
+
+
+def _place(config: Config) -> token.TokenPlace:
+    return token.TokenPlace(config.module, config.label, config.key_label)
+
+
+def _needs_token(config: Config) -> None:
+    if config.backend == "file":
+        raise SkippedError("the key is a file (backend file)")
+
+
+def _backend(config: Config) -> str:
+    with backend.Captured():
+        backend.load(config)
+        if config.backend == "engine":
+            import pycurl
+
+            backend.select_engine(pycurl.Curl())
+    return backend.check(config)
+
+
+def _module(config: Config) -> str:
+    _needs_token(config)
+    count = len(token.labels(config.module))
+    return f"{config.module}, {count} tokens"
+
+
+def _token(config: Config) -> str:
+    _needs_token(config)
+    token.find_token(_place(config))
+    return f"{config.label}, used {'with' if config.pin_file else 'without'} a PIN"
+
+
+def _key(config: Config) -> str:
+    if config.backend == "file":
+        return _key_file(config.key_file)
+    with token.open_session(token.find_token(_place(config)), None) as session:
+        key = token.find_public_key(session, config.key_label)
+        return f"{config.key_label}, {key.key_type.name}"
+
+
+def _key_file(path: str) -> str:
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as exc:
+        raise RotatorError("file_unreadable", f"{path}: {exc.strerror}") from None
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise RotatorError("file_unreadable", f"{path} is open to others (mode {mode & 0o777:o})")
+    return f"{path}: a file, not a token: whoever reads it is this device"
+
+
+def _certificate(config: Config) -> str:
+    start, end = token.certificate_validity(config.certificate_file)
+    now = read_clock().wall
+    if now < start:
+        raise RotatorError("clock_wrong", f"{config.certificate_file} is valid from {format_iso(start)}")
+    if now >= end:
+        raise RotatorError("tls_client_refused", f"{config.certificate_file} expired {format_iso(end)}")
+    return f"valid for {(end - now) / 86400:.0f} more days, until {format_iso(end)}"
+
+
+def _match(config: Config) -> str:
+    if config.backend == "file":
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
+                config.certificate_file, config.key_file, password=""
+            )
+        except (ssl.SSLError, OSError) as exc:
+            raise RotatorError("key_mismatch", f"{config.certificate_file}: {exc}") from None
+    else:
+        with token.open_session(token.find_token(_place(config)), None) as session:
+            key = token.find_public_key(session, config.key_label)
+            token.check_certificate(key, config.certificate_file)
+    return "the certificate was issued for this key"
+
+
+def _login(config: Config, secret: str | None) -> str:
+    _needs_token(config)
+    found = token.find_token(_place(config))
+    if not config.pin_file:
+        with token.open_session(found, None) as session:
+            token.check_private_key(session, found, config.key_label, False)
+        return "the private key is there; no PIN is needed"
+    try:
+        token.check_flags(found)
+    except RotatorError as error:
+        # What was refused once may be right by now; a last try is not for finding that out.
+        if secret is None or error.kind.name != "pin_refused":
+            raise
+    if secret is None:
+        raise SkippedError("needs --login, which costs a try if the PIN is wrong")
+    with token.open_session(found, secret) as session:
+        token.check_private_key(session, found, config.key_label, True)
+    return "the PIN is right and the private key is there"
+
+
+def _clock(config: Config) -> str:
+    clock = read_clock()
+    told = Path(config.path).stat().st_mtime
+    now = format_iso(clock.wall)
+    if clock.wall < told - status.CLOCK_SLACK:
+        raise RotatorError("clock_wrong", f"{now}, but this device was set up at {format_iso(told)}")
+    if Path("/run/systemd/timesync").is_dir() and not Path("/run/systemd/timesync/synchronized").exists():
+        raise RotatorError("clock_wrong", f"{now}; systemd-timesyncd has not synchronised yet")
+    skew = rotation.load(config.path)[1].clock_skew
+    if abs(skew) > rotation.CLOCK_TOLERANCE:
+        raise RotatorError("clock_wrong", f"{-skew:+.0f} s against the provider's at its last answer")
+    return f"{now}, nothing speaks against it"
+
+
+def _resolve(host: str, port: int) -> str:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise RotatorError("dns", f"{host}: {exc.strerror or exc}") from None
+    return f"{host} is {found[0][4][0]}"
+
+
+def _endpoint(config: Config) -> tuple[str, int]:
     host, _, port = config.endpoint.partition(":")
     return host, int(port or 443)
 
 
-def _certificate(config: Config) -> str:
-    left = token.certificate_end(config.certificate_file) - read_clock().wall
-    if left <= 0:
-        raise RotatorError("tls_client_refused", f"{config.certificate_file} has expired")
-    return f"valid for {left / 86400:.0f} more days"
-
-
-def _token(config: Config) -> str:
-    if config.backend == "file":
-        return "not used (backend file)"
-    token.examine(config)
-    return f"{config.label} holds {config.key_label}, which fits the certificate"
-
-
-def _login(config: Config, secret: str | None) -> str:
-    if config.backend == "file":
-        return "not used (backend file)"
-    place = token.TokenPlace(config.module, config.label, config.key_label)
-    with token.open_session(token.find_token(place), secret) as session:
-        if token.find_private_key(session, config.key_label) is None:
-            raise RotatorError("key_missing", f"no private key {config.key_label}")
-    return "the PIN is right and the private key is there"
-
-
-def _clock(_: Config) -> str:
-    if Path("/run/systemd/timesync").is_dir() and not (Path("/run/systemd/timesync/synchronized").exists()):
-        raise RotatorError("clock_wrong", "systemd-timesyncd has not synchronised yet")
-    return "nothing speaks against it"
-
-
-def _dns(config: Config) -> str:
-    host, port = _host_port(config)
+def _connect(host: str, port: int, ca_file: str | None, timeout: float) -> ssl.SSLSocket:
+    """Connect with the server's certificate checked. `ca_file` None: the system's CAs."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        raise RotatorError("dns", f"{host}: {exc}") from None
-    return str(found[0][4][0])
-
-
-def _tls(config: Config) -> str:
-    host, port = _host_port(config)
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(config.ca_file)
-        with (
-            socket.create_connection((host, port), config.connect_timeout) as plain,
-            context.wrap_socket(plain, server_hostname=host) as wrapped,
-        ):
-            return str(wrapped.version())
+        context = ssl.create_default_context(cafile=ca_file)
+        # Python 3.13 is stricter about form than libcurl and Litestream are; judge as they do.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        plain = socket.create_connection((host, port), timeout)
+        return context.wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as exc:
         raise provider.transport_error(60, exc.verify_message) from None
     except ssl.SSLError as exc:
@@ -80,51 +174,253 @@ def _tls(config: Config) -> str:
     except TimeoutError:
         raise RotatorError("timeout", f"{host}:{port}") from None
     except OSError as exc:
-        raise RotatorError("connect", f"{host}:{port}: {exc.strerror}") from None
+        raise RotatorError("connect", f"{host}:{port}: {exc.strerror or exc}") from None
+
+
+def _tls(config: Config) -> str:
+    if not os.access(config.ca_file, os.R_OK):
+        raise RotatorError("file_unreadable", f"cannot read {config.ca_file}")
+    with _connect(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
+        return f"{config.endpoint} proved itself, {wrapped.version()}"
+
+
+def _provider(config: Config, secret: str | None) -> str:
+    if config.pin_file and config.backend != "file":
+        if secret is None:
+            raise SkippedError("needs --login")
+        # What root read has to be a file for libcurl; this one is nowhere but in memory.
+        config.pin_file = pin.in_memory(secret)
+        os.environ.pop("CREDENTIALS_DIRECTORY", None)
+    _, lifetime, skew = rotation.fetch_checked(config, 0.0)
+    return f"credentials for {lifetime:.0f} s, our clock is {-skew:+.0f} s off; nothing stored"
+
+
+def s3_place(config: Config) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is spoken there: litestream's `endpoint`, else the region's own."""
+    text = ""
+    if config.litestream_config:
+        try:
+            text = Path(config.litestream_config).read_text()
+        except (OSError, UnicodeDecodeError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else "no text"
+            raise RotatorError("file_unreadable", f"{config.litestream_config}: {why}") from None
+    found = re.search(
+        r"""^[\s-]*endpoint:\s*["']?(?:(https?)://)?([A-Za-z0-9.-]+)(?::(\d{1,5}))?""", text, re.MULTILINE
+    )
+    if not found:
+        return f"s3.{config.region}.amazonaws.com", 443, True
+    secure = found[1] != "http"
+    return found[2], int(found[3] or (443 if secure else 80)), secure
+
+
+def _output(command: list[str]) -> tuple[int, str]:
+    """Exit code and stdout of a command; 127 if there is none, 124 if it took too long."""
+    import subprocess
+
+    try:
+        done = subprocess.run(  # noqa: S603 (root's own configuration names the command)
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 124, ""
+    except OSError:
+        return 127, ""
+    return done.returncode, done.stdout
+
+
+def _s3_ca(config: Config) -> str | None:
+    """Return the SSL_CERT_FILE that Litestream's unit sets, if it does."""
+    _, text = _output(["/usr/bin/systemctl", "show", "--property=Environment", "--value", config.service])
+    found = re.search(r"(?:^|\s)SSL_CERT_FILE=(\S+)", text)
+    return found[1] if found else None
+
+
+def _s3(config: Config) -> str:
+    host, port, secure = s3_place(config)
+    _resolve(host, port)
+    if not secure:
+        try:
+            socket.create_connection((host, port), config.connect_timeout).close()
+        except OSError as exc:
+            raise RotatorError("connect", f"{host}:{port}: {exc.strerror or exc}") from None
+        return f"{host}:{port} answers, without TLS"
+    with _connect(host, port, _s3_ca(config), config.connect_timeout) as wrapped:
+        wrapped.settimeout(config.connect_timeout)
+        try:
+            # Unsigned, so S3 refuses it: any answer shows that it is S3 and in reach.
+            wrapped.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            line = wrapped.recv(256).split(b"\r\n")[0].decode("latin-1")
+        except OSError as exc:
+            raise RotatorError("connection_lost", f"{host}:{port}: {exc}") from None
+    if not line.startswith("HTTP/"):
+        raise RotatorError("connection_lost", f"{host}:{port} does not speak HTTP")
+    return f"{host}:{port} proved itself and answers {line[9:12]} to nobody, as it should"
 
 
 def _litestream(config: Config) -> str:
+    if not config.litestream_socket:
+        raise SkippedError("no delivery.litestream_socket")
     ages, why = replication.try_ages(config.litestream_socket)
     if why:
-        raise RotatorError("restart_failed", why)
-    return f"{len(ages)} databases"
+        raise RotatorError("litestream_silent", why)
+    missing = [path for path in config.databases if path not in ages]
+    if missing:
+        raise RotatorError("replication_stalled", f"Litestream does not know {', '.join(missing)}")
+    for path, age in ages.items():
+        if age is None or age > status.REPLICATION_WARNING:
+            last = "never" if age is None else f"{age:.0f} s ago"
+            raise RotatorError("replication_stalled", f"{path}: last synced {last}")
+    oldest = max((age for age in ages.values() if age is not None), default=0.0)
+    return f"{len(ages)} databases, all synced within {oldest:.0f} s"
 
 
-def _show(name: str, check: Callable[[], str]) -> bool:
-    """Run one check and print its line; tell whether it passed."""
+def _handing_over(config: Config) -> str:
+    for path, wanted in ((config.directory, os.W_OK | os.X_OK), (config.state_directory, os.W_OK | os.X_OK)):
+        if not os.access(path, wanted):
+            raise RotatorError("write_failed", f"{path}: not a directory we can write to")
+    if config.mode == "process":
+        command = config.sync_command[:1]
+        if command and not os.access(command[0], os.X_OK):
+            raise RotatorError("write_failed", f"delivery.sync_command: {command[0]} cannot be run")
+        return f"{config.directory} is ours; Litestream's credential_process reads it"
+    command = config.restart_command
+    if command[0].endswith("/sudo"):
+        rest = [word for word in command[1:] if not word.startswith("-")]
+        code, _ = _output([command[0], "-n", "-l", *rest])
+        if code:
+            raise RotatorError("restart_failed", f"sudo does not allow: {' '.join(rest)}")
+        return f"sudo allows: {' '.join(rest)}"
+    if not os.access(command[0], os.X_OK):
+        raise RotatorError("restart_failed", f"{command[0]} cannot be run")
+    return f"{command[0]} can be run"
+
+
+def _isolated(check: Callable[[], str]) -> tuple[str, str, str]:
+    """Run a check in a child; return verdict (ok, failed, skipped), the error's name and a text."""
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os.setsid()  # no terminal: nothing below can ask for a PIN, and its children end with it
+        try:
+            os.write(writer, json.dumps(_verdict(check)).encode()[:_MAX_ANSWER])
+        finally:
+            os._exit(0)
+    os.close(writer)
+    text = b""
+    end = time.monotonic() + _LIMIT
     try:
-        print(f"ok      {name:12} {check()}")
+        while True:  # ends: at end of file or when the time is over
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([reader], [], [], left)[0]:
+                os.killpg(child, 9)
+                return "failed", "timeout", f"no answer within {_LIMIT:.0f} s"
+            part = os.read(reader, 4096)
+            if not part:
+                break
+            text += part
+    finally:
+        os.close(reader)
+        status = os.waitpid(child, 0)[1]
+    if not text:
+        return "failed", "internal_error", f"the check crashed (wait status {status})"
+    verdict, name, detail = json.loads(text)
+    return verdict, name, detail
+
+
+def _verdict(check: Callable[[], str]) -> tuple[str, str, str]:
+    try:
+        with backend.Captured():
+            return "ok", "", check()
+    except SkippedError as exc:
+        return "skipped", "", str(exc)
     except RotatorError as error:
-        print(f"failed  {name:12} {error}\n{'':21}mend: {error.kind.mend}")
-        return False
-    return True
+        return "failed", error.kind.name, error.detail
+    except Exception as exc:
+        return "failed", "internal_error", f"{type(exc).__name__}: {exc}"
+
+
+def _show(name: str, verdict: str, kind: str, detail: str) -> None:
+    print(f"{verdict:8}{name:13}{kind + ': ' if kind else ''}{detail}", flush=True)
+    if kind:
+        print(f"{'':21}mend: {KINDS[kind].mend}", flush=True)
+
+
+def _prepare(path: str, login: bool) -> tuple[Config, str | None, int]:
+    """Return configuration, the PIN if it is to be used, and the lock; we are then the service's user."""
+    config = configuration.load(path)
+    secret = pin.read(config.pin_file) if login and config.backend != "file" else None
+    user.become(config.user)
+    return config, secret, rotation.lock(config.state_directory, patient=True)
+
+
+def _latch(config: Config) -> None:
+    """Make the refused PIN known to the rotator, so that it does not use up another try."""
+    _, state = rotation.load(config.path)
+    state.latched = True
+    state.pin = rotation.gather(config).pin
+    states.save(state, config.state_directory, config.directory)
+
+
+# Check -> the check that has to be passed before it makes sense.
+_AFTER = {
+    "token": "module",
+    "key": "token",
+    "match": "key",
+    "login": "token",
+    "tls": "dns",
+    "provider": "login",
+}
 
 
 def run(path: str, login: bool) -> int:
-    """Check everything; return 0 if all is well, else 1. No PIN is used unless `login`."""
+    """Check everything; return 0 if nothing failed, else 1. No PIN is used unless `login`."""
     try:
-        config = configuration.load(path)
-        secret = pin.read(config.pin_file) if login and config.backend != "file" else None
-        # Everything after this is done as the service would do it.
-        user.become(config.user)
-        held = rotation.lock(config.state_directory, patient=True)
+        config, secret, held = _prepare(path, login)
     except RotatorError as error:
-        print(f"failed  {error}\n{'':8}mend: {error.kind.mend}")
+        _show("config", "failed", error.kind.name, error.detail)
         return 1
-    print(f"ok      {'config':12} {path}")
+    _show("config", "ok", "", path)
     backend.prepare_environment(config)
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("certificate", lambda: _certificate(config)),
-        ("token", lambda: _token(config)),
-        ("clock", lambda: _clock(config)),
-        ("dns", lambda: _dns(config)),
-        ("tls", lambda: _tls(config)),
-        ("litestream", lambda: _litestream(config)),
-    ]
-    if login:
-        checks.insert(2, ("login", lambda: _login(config, secret)))
+    _, state = rotation.load(path)
+    latched = schedule.latched(state, rotation.gather(config))
+    checks: dict[str, Callable[[], str]] = {
+        "pycurl": lambda: _backend(config),
+        "module": lambda: _module(config),
+        "token": lambda: _token(config),
+        "key": lambda: _key(config),
+        "certificate": lambda: _certificate(config),
+        "match": lambda: _match(config),
+        "login": lambda: _login(config, secret),
+        "clock": lambda: _clock(config),
+        "dns": lambda: _resolve(*_endpoint(config)),
+        "tls": lambda: _tls(config),
+        "provider": lambda: _provider(config, secret),
+        "s3": lambda: _s3(config),
+        "litestream": lambda: _litestream(config),
+        "delivery": lambda: _handing_over(config),
+    }
+    failed: set[str] = set()
     try:
-        results = [_show(name, check) for name, check in checks]
+        for name, check in checks.items():
+            before = _AFTER.get(name)
+            if latched and name == "login":
+                verdict, kind, detail = "failed", "pin_refused", "the PIN file has not changed since"
+            elif before in failed:
+                verdict, kind, detail = "skipped", "", f"after {before} failed"
+            else:
+                verdict, kind, detail = _isolated(check)
+            _show(name, verdict, kind, detail)
+            if verdict == "failed" or before in failed:
+                failed.add(name)
+            if kind and KINDS[kind].retry == LATCH and secret is not None and not latched:
+                _latch(config)
     finally:
         os.close(held)
-    return 0 if all(results) else 1
+    return 1 if failed else 0

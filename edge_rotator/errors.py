@@ -78,8 +78,7 @@ KINDS: dict[str, Kind] = {
             "policy_denied",
             31,
             PERMANENT,
-            "the IoT policy of the certificate must allow iot:AssumeRoleWithCertificate "
-            "on the role alias",
+            "the IoT policy of the certificate must allow iot:AssumeRoleWithCertificate on the role alias",
         ),
         (
             "certificate_inactive",
@@ -180,6 +179,13 @@ KINDS: dict[str, Kind] = {
         # Handing over
         ("write_failed", 70, TRANSIENT, "the directory must exist, be ours and have room"),
         ("restart_failed", 71, NONE, "check `systemctl status litestream` and the sudoers rule"),
+        ("litestream_silent", 73, NONE, "is it running? `systemctl status litestream`"),
+        (
+            "replication_stalled",
+            74,
+            NONE,
+            "`litestream sync -wait DATABASE` and `journalctl -u litestream` say why",
+        ),
         ("state_failed", 72, NONE, "the state directory must exist, be ours and have room"),
     )
 }

@@ -16,9 +16,7 @@ def stat_of(path: str) -> Stat | None:
     return [found.st_ino, found.st_mtime_ns, found.st_size]
 
 
-def write_atomic(
-    path: str, data: bytes, mode: int, gid: int | None = None, durable: bool = True
-) -> None:
+def write_atomic(path: str, data: bytes, mode: int, gid: int | None = None, durable: bool = True) -> None:
     """Replace `path` by `data`; mode and group are set before any content. Raises OSError.
 
     Not `durable`: safe against the death of the process, not of the machine, but without a wait.

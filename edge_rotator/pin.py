@@ -38,3 +38,14 @@ def find(pin_file: str) -> str:
 def read(pin_file: str) -> str | None:
     """Read the PIN itself from the same place; None for a token without one."""
     return _load(pin_file)[1].decode("ascii") if pin_file else None
+
+
+def in_memory(pin: str) -> str:
+    """Put the PIN into a file that is nowhere but in this process; return its path."""
+    import ctypes
+
+    # Having changed its user, the process may not look into its own /proc unless it says so.
+    ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE
+    handle = os.memfd_create("pin", os.MFD_CLOEXEC)
+    os.write(handle, pin.encode("ascii"))
+    return f"/proc/self/fd/{handle}"

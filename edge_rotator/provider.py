@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from edge_rotator import backend, clock, quickjson
 from edge_rotator.errors import RotatorError
@@ -52,9 +53,7 @@ def _message(body: bytes) -> str:
 
 def _percent(text: str, safe: str = "") -> str:
     """Percent-encode for a pkcs11: URI."""
-    return "".join(
-        chr(b) if chr(b) in _UNRESERVED or chr(b) in safe else f"%{b:02X}" for b in text.encode()
-    )
+    return "".join(chr(b) if chr(b) in _UNRESERVED or chr(b) in safe else f"%{b:02X}" for b in text.encode())
 
 
 def key_uri(config: Config, pin_path: str) -> str:
@@ -82,22 +81,36 @@ def _check_files(config: Config) -> None:
 
 
 def _set_key(curl: pycurl.Curl, config: Config, pin: str) -> None:
-    """Set the options in which the backends differ. SSLENGINE_DEFAULT is never one of them."""
+    """Set the options in which the backends differ."""
     import pycurl
 
     if config.backend == "file":
         curl.setopt(pycurl.SSLKEY, config.key_file)
         return
     if config.backend == "engine":
-        try:
-            curl.setopt(pycurl.SSLENGINE, "pkcs11")
-        except pycurl.error as exc:
-            detail = f"no OpenSSL engine pkcs11 ({exc.args[0]}): install libengine-pkcs11-openssl"
-            raise RotatorError("backend_unusable", detail) from None
+        backend.select_engine(curl)
         curl.setopt(pycurl.SSLKEYTYPE, "ENG")
     elif config.backend == "provider":
         curl.setopt(pycurl.SSLKEYTYPE, "PROV")
     curl.setopt(pycurl.SSLKEY, key_uri(config, pin))
+
+
+def _load_pycurl() -> None:
+    """Load pycurl without `collections`, a tenth of what a whole request costs.
+
+    It makes named tuples for two callbacks that we never set. Should it ever want more than that,
+    the next import, which is the one that counts, finds the real module.
+    """
+    if "collections" not in sys.modules:
+        stand_in = type(sys)("collections")
+        stand_in.namedtuple = lambda *_: tuple  # type: ignore[attr-defined]
+        sys.modules["collections"] = stand_in
+        try:
+            import pycurl  # noqa: F401
+        except Exception:
+            sys.modules.pop("pycurl", None)
+        finally:
+            del sys.modules["collections"]
 
 
 def fetch(config: Config, pin: str) -> Answer:
@@ -107,13 +120,26 @@ def fetch(config: Config, pin: str) -> Answer:
     captured = backend.Captured()
     try:
         with captured:
+            _load_pycurl()
             backend.load(config)
             return _transfer(config, pin)
     except RotatorError as error:
         reason = None
         if config.backend != "file" and error.kind.name in _PERHAPS_TOKEN:
             reason = backend.token_error(config, captured.log)
+        elif error.kind.name == "tls_server_untrusted" and _clock_behind(config):
+            reason = RotatorError("clock_wrong", f"before our own certificate's time: {error.detail}")
         raise reason or error from None
+
+
+def _clock_behind(config: Config) -> bool:
+    """Whether our clock is provably wrong; GnuTLS does not tell a future certificate from a false one."""
+    from edge_rotator import token
+
+    try:
+        return clock.read_clock().wall < token.certificate_validity(config.certificate_file)[0]
+    except RotatorError:
+        return False
 
 
 def _transfer(config: Config, pin: str) -> Answer:
@@ -206,7 +232,7 @@ _WORDS: dict[int, tuple[tuple[tuple[str, ...], str], ...]] = {
     55: ((("alert",), "tls_client_refused"), (("",), "connection_lost")),
     56: ((("alert",), "tls_client_refused"), (("",), "connection_lost")),
     60: (
-        (("no alternative", "does not match", "subject name"), "tls_host_mismatch"),
+        (("no alternative", "does not match", "subject name", "mismatch"), "tls_host_mismatch"),
         (("not yet valid", "has expired", "expired", "not activated"), "clock_wrong"),
         (("",), "tls_server_untrusted"),
     ),

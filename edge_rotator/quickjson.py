@@ -34,7 +34,7 @@ def loads(data: bytes) -> Any:
     """Read one UTF-8 text. Raises ValueError, or RecursionError if it is nested too deep."""
     text = data.decode().strip(_BLANK)
     try:
-        value, end = make_scanner(_Context)(text, 0)
+        value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]
     except StopIteration:
         raise ValueError("not JSON") from None
     if end != len(text):

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from edge_rotator import __version__, schedule, user
+from edge_rotator import __version__, schedule
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
@@ -105,20 +105,19 @@ def _check_latch(state: State, facts: Facts) -> None:
         raise RotatorError("pin_refused", "latched since the last login: the PIN file is the same")
 
 
-def _record_failure(
-    config: Config, state: State, facts: Facts, error: RotatorError, clock: Clock
-) -> Failure:
+def refuse_latched(config: Config) -> None:
+    """Raise `pin_refused` if the PIN file is still the one the token refused."""
+    _check_latch(load(config.path)[1], gather(config))
+
+
+def _record_failure(config: Config, state: State, facts: Facts, error: RotatorError, clock: Clock) -> Failure:
     previous = state.failure
     alike = previous and KINDS[previous.kind].retry == error.kind.retry
     count = previous.count + 1 if previous and alike else 1
     jitter = os.urandom(1)[0] / 256
-    delay = schedule.backoff(
-        error.kind.name, count, config.expected_lifetime, error.retry_after, jitter
-    )
+    delay = schedule.backoff(error.kind.name, count, config.expected_lifetime, error.retry_after, jitter)
     detail = error.detail
-    state.failure = Failure(
-        error.kind.name, detail, clock.wall, clock.boot, clock.boot_id, count, delay
-    )
+    state.failure = Failure(error.kind.name, detail, clock.wall, clock.boot, clock.boot_id, count, delay)
     state.watched = facts.watched
     return state.failure
 
@@ -185,13 +184,15 @@ def _rotate(config: Config, state: State, facts: Facts, reason: str) -> None:
     delivery.write(config, fetched, clock.wall + usable)
 
     due_after = schedule.due_after(lifetime, config.mode, config.refresh_margin, config.thing_name)
+    # A boot fetches anyway: beyond this one only the end of a wait or a latch has to be known.
+    durable = previous is not None or state.latched
     state.success = Success(clock.wall, clock.boot, clock.boot_id, lifetime, usable, due_after)
     state.failure = None
     state.latched = False
     state.pin = None
     state.clock_skew = skew
     _count(state, "rotated")
-    _save(config, state)
+    _save(config, state, durable)
     event(
         "rotated",
         NOTICE,
@@ -202,6 +203,8 @@ def _rotate(config: Config, state: State, facts: Facts, reason: str) -> None:
         expires_in_s=usable,
         next_in_s=due_after,
     )
+    if config.backend == "file":
+        event("key_in_file", WARNING, file=config.key_file)
     if outage and config.mode == "process":
         failed = delivery.nudge(config)
         if failed is not None:
@@ -283,12 +286,32 @@ def _guarded(config: Config, state: State, facts: Facts, decision: Decision) -> 
     return failed
 
 
+def _tell_metrics(config: Config, state: State, quiet: bool = False) -> None:
+    """Write the metrics; a file that cannot be written must not stop a rotation."""
+    if not config.metrics_file:
+        return
+    from edge_rotator import metrics
+
+    try:
+        metrics.write(config, state, gather(config))
+    except RotatorError as error:
+        if not quiet:
+            event("metrics_failed", WARNING, detail=error.detail)
+
+
+def _refuse_root(config: Config) -> None:
+    if os.geteuid() == 0:
+        from edge_rotator import user
+
+        user.refuse_root(config.user)
+
+
 def rotate(path: str, force: bool = False) -> int:
     """Run one tick; return the exit code. `force` overrides schedule and back-off, no PIN latch."""
     config, state = load(path)
     if not force and decide(config, state).work == schedule.NOTHING:
         return 0
-    user.refuse_root(config.user)
+    _refuse_root(config)
     os.umask(0o027)
     held = lock(config.state_directory, patient=force)
     try:
@@ -300,6 +323,7 @@ def rotate(path: str, force: bool = False) -> int:
             _check_latch(state, facts)
             decision = Decision(schedule.ROTATE, "forced")
         failed = _guarded(config, state, facts, decision)
+        _tell_metrics(config, state)
     finally:
         os.close(held)
     return failed.exit_code if failed else 0
@@ -308,13 +332,20 @@ def rotate(path: str, force: bool = False) -> int:
 def due(path: str) -> int:
     """Return 0 if a tick has work to do, 1 if not; what cannot be told counts as work."""
     config, state = load(path)
-    return 1 if decide(config, state).work == schedule.NOTHING else 0
+    if decide(config, state).work != schedule.NOTHING:
+        return 0
+    if config.metrics_file:
+        from edge_rotator import metrics
+
+        if metrics.stale(config):
+            _tell_metrics(config, state, quiet=True)
+    return 1
 
 
 def dry_run(path: str) -> int:
     """Ask the provider and check its answer, store nothing, restart nothing."""
     config, state = load(path)
-    user.refuse_root(config.user)
+    _refuse_root(config)
     held = lock(config.state_directory, patient=True)
     try:
         facts = gather(config)

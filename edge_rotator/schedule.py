@@ -10,6 +10,7 @@ from edge_rotator.state import Failure, State
 FIRST_BACKOFF = 60.0  # s
 MAX_BACKOFF = 900.0  # s; also every permanent error's, which makes four attempts an hour
 MAX_RETRY_AFTER = 3600.0  # s; more than the provider would ever mean
+MAX_DUE_AFTER = 43200.0  # s; the longest life time the provider grants
 BACKOFF_JITTER = 0.1  # added, so that it never shortens the wait
 LIFETIME_JITTER = 0.1  # of the life time, taken off
 CLOCK_STEP = 30.0  # s; less is the slewing of a time service
@@ -22,9 +23,7 @@ class Facts:
 
     __slots__ = ("credentials", "pin", "watched")
 
-    def __init__(
-        self, credentials: Stat | None, pin: Stat | None, watched: dict[str, Stat | None]
-    ) -> None:
+    def __init__(self, credentials: Stat | None, pin: Stat | None, watched: dict[str, Stat | None]) -> None:
         self.credentials = credentials
         self.pin = pin
         self.watched = watched
@@ -57,7 +56,7 @@ def due_after(lifetime: float, mode: str, refresh_margin: float, thing: str) -> 
     delay = lifetime * (1 / 2 if mode == "process" else 2 / 3)
     if lifetime >= 2 * refresh_margin:
         delay = min(delay, lifetime - refresh_margin)
-    return delay - LIFETIME_JITTER * lifetime * spread(thing)
+    return min(delay - LIFETIME_JITTER * lifetime * spread(thing), MAX_DUE_AFTER)
 
 
 def usable(lifetime: float, safety_margin: float) -> float:
@@ -65,9 +64,7 @@ def usable(lifetime: float, safety_margin: float) -> float:
     return lifetime - min(safety_margin, 0.1 * lifetime)
 
 
-def backoff(
-    kind: str, count: int, lifetime: float, retry_after: float | None, jitter: float
-) -> float:
+def backoff(kind: str, count: int, lifetime: float, retry_after: float | None, jitter: float) -> float:
     """Seconds to wait after the `count`-th failure in a row, of class `kind`.
 
     `lifetime` is the one expected: where it is short, so are the waits. `jitter` is in [0, 1).
@@ -95,7 +92,18 @@ def _wait_left(failure: Failure, clock: Clock) -> float:
         passed = clock.boot - failure.boot
     else:
         passed = clock.wall - failure.wall
-    return max(0.0, failure.delay - passed) if passed >= 0 else 0.0
+    # Whatever the state claims, a wait has its bound.
+    delay = min(failure.delay, MAX_RETRY_AFTER * (1 + BACKOFF_JITTER))
+    return max(0.0, delay - passed) if passed >= 0 else 0.0
+
+
+def _lifted(failure: Failure, state: State, facts: Facts, clock: Clock) -> bool:
+    """Whether what the failure was about has been touched since."""
+    if KINDS[failure.kind].retry == PERMANENT:
+        return facts.watched != state.watched
+    # Another boot counts from elsewhere; what was set there shows in the wall clock alone.
+    same_boot = failure.boot_id == clock.boot_id
+    return failure.kind == "clock_wrong" and same_boot and _stepped(clock, failure.wall, failure.boot)
 
 
 def remaining(state: State, clock: Clock) -> float:
@@ -128,7 +136,7 @@ def _wanted(state: State, facts: Facts, clock: Clock) -> Decision:
     if _stepped(clock, success.wall, success.boot):
         return Decision(ROTATE, "clock_step")
     wait = success.due_after - (clock.boot - success.boot)
-    if wait <= 0 or wait > success.due_after:
+    if wait <= 0 or wait > min(success.due_after, MAX_DUE_AFTER):
         return Decision(ROTATE, "schedule")
     return Decision(NOTHING, "fresh", wait)
 
@@ -142,9 +150,7 @@ def decide(state: State, facts: Facts, clock: Clock, mode: str) -> Decision:
             decision = Decision(NOTHING, "pin_latched", MAX_BACKOFF)
         elif failure and KINDS[failure.kind].retry != LATCH:
             wait = _wait_left(failure, clock)
-            lifted = (
-                KINDS[failure.kind].retry == PERMANENT and facts.watched != state.watched
-            ) or (failure.kind == "clock_wrong" and _stepped(clock, failure.wall, failure.boot))
+            lifted = _lifted(failure, state, facts, clock)
             if wait > 0 and not lifted:
                 decision = Decision(NOTHING, "backoff", wait)
     if decision.work == NOTHING and restart_pending(state, facts, mode, clock):

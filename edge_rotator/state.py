@@ -11,7 +11,7 @@ import os
 
 from edge_rotator import quickjson
 from edge_rotator.errors import KINDS, RotatorError
-from edge_rotator.files import Stat, write_atomic
+from edge_rotator.files import Stat, stat_of, write_atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,16 +176,19 @@ def save(state: State, directory: str, fallback: str, durable: bool = True) -> N
     """
     state.sequence += 1
     data = state.to_json()
+    path, spare = f"{directory}/{FILE_NAME}", f"{fallback}/{FILE_NAME}"
     try:
-        write_atomic(f"{directory}/{FILE_NAME}", data, 0o640, durable=durable)
+        write_atomic(path, data, 0o640, durable=durable)
     except OSError as first:
         try:
-            write_atomic(f"{fallback}/{FILE_NAME}", data, 0o640, durable=durable)
+            write_atomic(spare, data, 0o640, durable=durable)
         except OSError:
             detail = f"{directory}: {first.strerror}"
             raise RotatorError("state_failed", detail) from None
         return
-    try:
-        os.unlink(f"{fallback}/{FILE_NAME}")
-    except OSError:
-        return
+    # Both may be one place.
+    if stat_of(spare) not in (None, stat_of(path)):
+        try:
+            os.unlink(spare)
+        except OSError:
+            return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import textwrap
 
 from edge_rotator import replication, rotation, schedule, token
 from edge_rotator.clock import Clock, format_iso, read_clock
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
 LEVELS = ("ok", "warning", "critical", "unknown")
-CERTIFICATE_WARNING = 30 * 86400.0  # s
+CERTIFICATE_WARNING = 30 * 86400.0  # s; less for a certificate that never had three times that
+CLOCK_SLACK = 60.0  # s that the clock may be behind the configuration's own date
+WIDTH = 80
+MOST_PROBLEMS = 5
+MOST_DATABASES = 3
 REPLICATION_WARNING = 300.0  # s; Litestream's longest back-off
 
 
@@ -35,11 +41,16 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d"
 
 
-def _error(state: State, clock: Clock) -> dict[str, Any] | None:
+def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
     last = state.last_error
     if not last:
         return None
     kind = KINDS[last["kind"]]
+    current = (
+        state.failure is not None
+        or (kind.name == "restart_failed" and pending)
+        or (kind.name == "clock_wrong" and abs(state.clock_skew) > rotation.CLOCK_TOLERANCE)
+    )
     return {
         "class": kind.name,
         "exit_code": kind.exit_code,
@@ -47,16 +58,21 @@ def _error(state: State, clock: Clock) -> dict[str, Any] | None:
         "mend": kind.mend,
         "at": format_iso(last["wall"]),
         "age_s": max(0.0, clock.wall - last["wall"]),
-        "current": state.failure is not None,
+        "current": current,
     }
 
 
 def _certificate(config: Config, clock: Clock) -> dict[str, Any]:
     try:
-        end = token.certificate_end(config.certificate_file)
+        start, end = token.certificate_validity(config.certificate_file)
     except RotatorError as error:
         return {"error": error.detail}
-    return {"expires": format_iso(end), "remaining_s": end - clock.wall}
+    return {
+        "expires": format_iso(end),
+        "remaining_s": end - clock.wall,
+        "warning_s": min(CERTIFICATE_WARNING, (end - start) / 3),
+        "not_yet_valid": clock.wall < start,
+    }
 
 
 def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[str, Any]:
@@ -65,6 +81,8 @@ def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[st
     fresh, why = replication.try_ages(config.litestream_socket)
     success = state.success
     left = schedule.remaining(state, clock) if facts.credentials else 0.0
+    pending = schedule.restart_pending(state, facts, config.mode, clock)
+    installed = (facts.watched.get(config.path) or [0, 0, 0])[1] / 1e9
     report: dict[str, Any] = {
         "thing": config.thing_name,
         "endpoint": config.endpoint,
@@ -74,12 +92,15 @@ def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[st
         "last_rotation": format_iso(success.wall) if success else None,
         "next_attempt_in_s": decision.wait,
         "next_reason": decision.reason,
-        "last_error": _error(state, clock),
+        "last_error": _error(state, clock, pending),
         "pin_latched": schedule.latched(state, facts),
-        "restart_pending": schedule.restart_pending(state, facts, config.mode, clock),
+        "restart_pending": pending,
+        "now": format_iso(clock.wall),
+        "clock_set": clock.wall >= installed - CLOCK_SLACK,
         "clock_skew_s": -state.clock_skew,
         "attempts": state.attempts,
         "replication": {
+            "socket": config.litestream_socket,
             "error": why or None,
             "databases": {path: {"age_s": age} for path, age in fresh.items()},
         },
@@ -89,6 +110,8 @@ def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[st
             "module": config.module,
             "label": config.label,
             "key_label": config.key_label,
+            "key_file": config.key_file if config.backend == "file" else None,
+            "pin": config.backend != "file" and bool(config.pin_file),
         },
     }
     level, problems = judge(report)
@@ -106,19 +129,26 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     if report["pin_latched"]:
         found.append((CRITICAL, "the token refused the PIN; nothing is tried until it changes"))
     error = report["last_error"]
-    if error and error["current"]:
+    skewed = abs(report["clock_skew_s"]) > rotation.CLOCK_TOLERANCE
+    # Of these two the credentials are good; they have lines of their own.
+    told = error and (error["class"] == "restart_failed" or (error["class"] == "clock_wrong" and skewed))
+    if error and error["current"] and not told:
         found.append((WARNING, f"the last attempt failed: {error['class']}"))
     if report["restart_pending"]:
         found.append((WARNING, "Litestream has yet to be restarted"))
-    if abs(report["clock_skew_s"]) > rotation.CLOCK_TOLERANCE:
+    if not report["clock_set"]:
+        found.append((WARNING, f"the clock is not set: it says {report['now']}"))
+    if skewed:
         found.append((WARNING, f"the clock was {report['clock_skew_s']:+.0f} s off"))
     remaining = report["certificate"].get("remaining_s")
     if remaining is None:
         found.append((WARNING, "the certificate cannot be read"))
-    elif remaining < CERTIFICATE_WARNING:
+    elif report["certificate"]["not_yet_valid"]:
+        found.append((WARNING, "the certificate is not valid yet: the clock is wrong"))
+    elif remaining < report["certificate"]["warning_s"]:
         level = CRITICAL if remaining <= 0 else WARNING
         found.append((level, "the certificate has expired or soon will"))
-    if report["replication"]["error"]:
+    if report["replication"]["error"] and report["replication"]["socket"]:
         found.append((WARNING, "Litestream does not answer"))
     for path, database in report["replication"]["databases"].items():
         if database["age_s"] is None or database["age_s"] > REPLICATION_WARNING:
@@ -126,17 +156,35 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     return max((level for level, _ in found), default=OK), [text for _, text in found]
 
 
-def render(report: dict[str, Any]) -> str:
-    """Write the report for people, on one screen."""
-    left = report["credentials"]["remaining_s"]
-    wait = report["next_attempt_in_s"]
+def _replicas(report: dict[str, Any]) -> list[str]:
+    """List the databases, those longest without a sync first."""
+    if report["replication"]["error"]:
+        return [f"unknown: {report['replication']['error']}"]
+    ages = {path: each["age_s"] for path, each in report["replication"]["databases"].items()}
+    order = sorted(ages, key=lambda path: -(math.inf if ages[path] is None else ages[path]))
     rows = [
-        ("status", report["level"] + "".join(f"\n{'':14}{text}" for text in report["problems"])),
+        f"{path}: " + ("never synced" if ages[path] is None else f"synced {span(ages[path])} ago")
+        for path in order
+    ]
+    if len(rows) > MOST_DATABASES:
+        rows[MOST_DATABASES - 1 :] = [f"and {len(rows) - MOST_DATABASES + 1} more, synced later than these"]
+    return rows or ["Litestream has no database"]
+
+
+def render(report: dict[str, Any]) -> str:
+    """Write the report for people: at most 80 by 24 characters."""
+    left, wait = report["credentials"]["remaining_s"], report["next_attempt_in_s"]
+    problems = report["problems"]
+    if len(problems) > MOST_PROBLEMS:
+        problems = [*problems[: MOST_PROBLEMS - 1], f"and {len(problems) - MOST_PROBLEMS + 1} more (--json)"]
+    rows = [
+        ("status", report["level"]),
+        *(("", text) for text in problems),
         ("thing", f"{report['thing']}, {report['mode']} mode"),
         ("provider", f"{report['endpoint']}, role alias {report['role_alias']}"),
         ("credentials", f"last {span(left)} more" if left > 0 else "none that are valid"),
         ("last rotation", report["last_rotation"] or "never"),
-        ("next attempt", f"in {span(wait)} ({report['next_reason']})" if wait else "at next tick"),
+        ("next attempt", f"in {span(wait)} ({report['next_reason']})" if wait else "at the next tick"),
     ]
     error = report["last_error"]
     if error:
@@ -145,18 +193,23 @@ def render(report: dict[str, Any]) -> str:
             ("last error", f"{error['class']} ({when}) {error['detail']}"),
             ("  its mend", error["mend"]),
         ]
-    for path, database in report["replication"]["databases"].items():
-        age = database["age_s"]
-        rows.append(("replica", f"{path}: " + ("never" if age is None else f"{span(age)} ago")))
-    if report["replication"]["error"]:
-        rows.append(("replica", f"unknown: {report['replication']['error']}"))
-    certificate = report["certificate"]
+    rows += [("replica" if not n else "", text) for n, text in enumerate(_replicas(report))]
+    certificate, token_ = report["certificate"], report["token"]
+    until = certificate.get("error") or (
+        f"until {certificate['expires']}, {span(certificate['remaining_s'])} "
+        + ("more" if certificate["remaining_s"] > 0 else "ago")
+    )
+    key = f"{token_['label']}, key {token_['key_label']}, {'with' if token_['pin'] else 'no'} PIN"
     rows += [
-        ("certificate", certificate.get("error") or f"until {certificate['expires']}"),
-        ("clock", f"{report['clock_skew_s']:+.0f} s against the provider's at the last answer"),
-        ("token", f"{report['token']['label']} by {report['token']['backend']}"),
+        ("certificate", until),
+        ("clock", f"{report['now']}, {report['clock_skew_s']:+.0f} s against the provider's"),
+        ("token", f"{token_['key_file'] or key}, by {token_['backend']}"),
     ]
-    return "\n".join(f"{name:14}{text}" for name, text in rows) + "\n"
+    lines = []
+    for name, text in rows:
+        parts = textwrap.wrap(text, WIDTH - 14, max_lines=2, placeholder=" …", break_on_hyphens=False) or [""]
+        lines += [f"{name if not n else '':14}{part}" for n, part in enumerate(parts)]
+    return "\n".join(lines) + "\n"
 
 
 def run(path: str, as_json: bool) -> int:
@@ -168,9 +221,7 @@ def run(path: str, as_json: bool) -> int:
             raise RotatorError("state_failed", f"cannot read {config.state_directory}: run as root")
     except RotatorError as error:
         unknown = {"level": "unknown", "exit_code": UNKNOWN, "problems": [error.detail]}
-        print(
-            json.dumps(unknown, indent=2) if as_json else f"status        unknown\n{error.detail}"
-        )
+        print(json.dumps(unknown, indent=2) if as_json else f"status        unknown\n{error.detail}")
         return UNKNOWN
     report = collect(config, state, rotation.gather(config), read_clock())
     print(json.dumps(report, indent=2) if as_json else render(report), end="\n" if as_json else "")

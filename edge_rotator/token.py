@@ -6,6 +6,8 @@ import os
 import select
 import sys
 
+from edge_rotator import backend
+from edge_rotator.clock import parse_iso
 from edge_rotator.errors import KINDS, RotatorError
 
 TYPE_CHECKING = False
@@ -38,17 +40,41 @@ def _detail(exc: Exception) -> str:
     return f"{type(exc).__name__} {exc}".strip()
 
 
-def find_token(place: TokenPlace) -> Token:
-    """Load the module and find the token. Raises `module_missing` or `token_absent`."""
-    if not os.path.exists(place.module):
-        raise RotatorError("module_missing", f"no file {place.module}")
+def _load(module: str) -> Any:
+    """Load and start the module. Raises `module_missing`, or `token_absent` if it does not start."""
+    if not os.path.exists(module):
+        raise RotatorError("module_missing", f"no file {module}")
     import pkcs11
 
     try:
-        library = pkcs11.lib(place.module)
-        tokens = list(library.get_tokens(token_label=place.label))
+        return pkcs11.lib(module)
     except (pkcs11.PKCS11Error, RuntimeError) as exc:
-        raise RotatorError("module_missing", f"{place.module}: {_detail(exc)}") from None
+        # The plain base class: it cannot be loaded. Else it was, and what it drives (a bus, a TPM,
+        # a store) does not answer.
+        if type(exc) in (pkcs11.PKCS11Error, RuntimeError):
+            raise RotatorError("module_missing", f"{module}: {exc}") from None
+        raise RotatorError("token_absent", f"{module} does not start: {_detail(exc)}") from None
+
+
+def _tokens(module: str, label: str | None) -> list[Token]:
+    import pkcs11
+
+    library = _load(module)
+    try:
+        found: list[Token] = list(library.get_tokens(token_label=label))
+    except pkcs11.PKCS11Error as exc:
+        raise RotatorError("token_absent", f"{module}: {_detail(exc)}") from None
+    return found
+
+
+def labels(module: str) -> list[str]:
+    """List the labels of the tokens that a module knows. Raises `module_missing`, `token_absent`."""
+    return [found.label for found in _tokens(module, None)]
+
+
+def find_token(place: TokenPlace) -> Token:
+    """Load the module and find the token. Raises `module_missing` or `token_absent`."""
+    tokens = _tokens(place.module, place.label)
     if len(tokens) != 1:
         raise RotatorError("token_absent", f"{len(tokens)} tokens with the label {place.label}")
     return tokens[0]
@@ -71,7 +97,7 @@ def open_session(token: Token, pin: str | None, rw: bool = False) -> Session:
         raise RotatorError("token_failed", _detail(exc)) from None
 
 
-def _objects(session: Session, object_class: pkcs11.ObjectClass, label: str) -> Iterator[object]:
+def _objects(session: Session, object_class: pkcs11.ObjectClass, label: str) -> Iterator[Any]:
     from pkcs11 import Attribute
 
     return iter(session.get_objects({Attribute.CLASS: object_class, Attribute.LABEL: label}))
@@ -84,7 +110,8 @@ def find_public_key(session: Session, label: str) -> PublicKey:
     found = list(_objects(session, ObjectClass.PUBLIC_KEY, label))
     if len(found) != 1:
         raise RotatorError("key_missing", f"{len(found)} public keys with the label {label}")
-    return found[0]  # type: ignore[return-value]
+    key: PublicKey = found[0]
+    return key
 
 
 def find_private_key(session: Session, label: str) -> SignMixin | None:
@@ -94,12 +121,12 @@ def find_private_key(session: Session, label: str) -> SignMixin | None:
     found = list(_objects(session, ObjectClass.PRIVATE_KEY, label))
     if len(found) > 1:
         raise RotatorError("key_missing", f"{len(found)} private keys with the label {label}")
-    return found[0] if found else None  # type: ignore[return-value]
+    return found[0] if found else None
 
 
 def public_key_info(key: PublicKey) -> bytes:
     """Render the SubjectPublicKeyInfo (DER) of an EC or RSA key."""
-    from asn1crypto.keys import (  # type: ignore[import-untyped]
+    from asn1crypto.keys import (
         PublicKeyInfo,
         RSAPublicKey,
     )
@@ -119,7 +146,7 @@ def public_key_info(key: PublicKey) -> bytes:
 
 def _certificate(path: str) -> Any:
     """Read a PEM certificate. Raises `file_unreadable`."""
-    from asn1crypto import pem, x509  # type: ignore[import-untyped]
+    from asn1crypto import pem, x509
 
     try:
         with open(path, "rb") as file:
@@ -135,27 +162,72 @@ def certificate_key_info(path: str) -> bytes:
     return bytes(_certificate(path).public_key.dump())
 
 
-def certificate_end(path: str) -> float:
-    """When a PEM certificate expires, in seconds since 1970. Raises `file_unreadable`."""
-    return float(_certificate(path).not_valid_after.timestamp())
+def certificate_validity(path: str) -> tuple[float, float]:
+    """From when to when a PEM certificate is valid (s since 1970). Raises `file_unreadable`.
+
+    Without asn1crypto, whose import costs as much as a rotation: two times side by side are in a
+    certificate only as its validity.
+    """
+    import binascii
+
+    try:
+        with open(path, "rb") as file:
+            body = file.read().partition(b"-----BEGIN CERTIFICATE-----")[2]
+        der = binascii.a2b_base64(body.partition(b"-----END")[0])
+    except OSError as exc:
+        raise RotatorError("file_unreadable", f"{path}: {exc.strerror}") from None
+    except ValueError:
+        der = b""
+    for at in range(len(der)):
+        if der[at] == 0x30:
+            start = _der_time(der, at + 2)
+            end = _der_time(der, at + 4 + len(start))
+            if start and end:
+                return _seconds(start[:-1]), _seconds(end[:-1])
+    raise RotatorError("file_unreadable", f"{path} is no PEM certificate")
+
+
+def _der_time(der: bytes, at: int) -> str:
+    """Text of the UTCTime or GeneralizedTime at this place, `Z` included; empty if there is none."""
+    length = {b"\x17\x0d": 13, b"\x18\x0f": 15}.get(der[at : at + 2], 0)
+    text = der[at + 2 : at + 2 + length]
+    return text.decode() if text[-1:] == b"Z" and text[:-1].isdigit() else ""
+
+
+def _seconds(text: str) -> float:
+    """Seconds since 1970 of a certificate's time, its year of two digits (1950 to 2049) or four."""
+    if len(text) == 12:
+        text = ("19" if text >= "50" else "20") + text
+    date = f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[8:10]}:{text[10:12]}:{text[12:]}Z"
+    return float(parse_iso(date) or 0)
 
 
 def check_flags(token: Token) -> None:
-    """Raise `pin_locked` or `pin_refused` if the token says so itself; no login."""
+    """Raise `pin_locked` or `pin_refused` if the token says so itself; no login.
+
+    Not every token does: a TPM counts the wrong PINs of all its keys and shows nothing here.
+    """
     from pkcs11 import TokenFlag
 
     flags = token.flags
-    if flags & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY):
-        raise RotatorError("pin_locked", "the token says: " + _flag_names(flags))
+    if flags & TokenFlag.USER_PIN_LOCKED:
+        raise RotatorError("pin_locked", "the token says: PIN locked")
+    if flags & TokenFlag.USER_PIN_FINAL_TRY:
+        raise RotatorError("pin_locked", "the token says: one try left")
     if flags & TokenFlag.USER_PIN_COUNT_LOW:
         raise RotatorError("pin_refused", "the token says: wrong PIN since the last login")
 
 
-def _flag_names(flags: pkcs11.TokenFlag) -> str:
+def check_private_key(session: Session, token: Token, label: str, has_pin: bool) -> None:
+    """Raise `key_missing` if this session does not see the key, or `pin_unreadable` if it lacks a PIN."""
     from pkcs11 import TokenFlag
 
-    locked = bool(flags & TokenFlag.USER_PIN_LOCKED)
-    return "PIN locked" if locked else "one try left"
+    if find_private_key(session, label) is not None:
+        return
+    if not has_pin and token.flags & TokenFlag.LOGIN_REQUIRED:
+        detail = f"token {token.label} shows the key to nobody without a PIN, and token.pin_file is not set"
+        raise RotatorError("pin_unreadable", detail)
+    raise RotatorError("key_missing", f"no private key {label}")
 
 
 def check_certificate(public_key: PublicKey, certificate_file: str) -> None:
@@ -168,9 +240,12 @@ def examine(config: Config) -> None:
     """Look for the reason of a failure, without a login. Raises it; returns if there is none."""
     place = TokenPlace(config.module, config.label, config.key_label)
     token = find_token(place)
-    check_flags(token)
+    if config.pin_file:
+        check_flags(token)
     with open_session(token, None) as session:
         check_certificate(find_public_key(session, place.key_label), config.certificate_file)
+        if not config.pin_file:
+            check_private_key(session, token, place.key_label, False)
 
 
 def diagnose(config: Config, error: RotatorError) -> RotatorError:
@@ -182,7 +257,11 @@ def diagnose(config: Config, error: RotatorError) -> RotatorError:
     code = "import sys; sys.path[:0] = sys.argv[2:]; from edge_rotator.token import main; main()"
     command = [sys.executable, "-IS", "-c", code, config.path, *sys.path]
     reader, writer = os.pipe()
-    actions = [(os.POSIX_SPAWN_DUP2, writer, 1), (os.POSIX_SPAWN_CLOSE, reader)]
+    actions = [
+        (os.POSIX_SPAWN_DUP2, writer, 1),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_CLOSE, reader),
+    ]
     try:
         pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
     finally:
@@ -203,7 +282,6 @@ def diagnose(config: Config, error: RotatorError) -> RotatorError:
 
 def main() -> None:
     """Run as the child of `diagnose`: print `class TAB detail` of what is wrong, if anything is."""
-    from edge_rotator import backend
     from edge_rotator import config as configuration
 
     try:
@@ -231,14 +309,16 @@ def create_key(session: Session, label: str) -> None:
     both = sign | MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
     for capabilities in (sign, both):
         try:
-            parameters.generate_keypair(
-                id=os.urandom(8),
-                label=label,
-                store=True,
-                capabilities=capabilities,
-                public_template={Attribute.PRIVATE: False},
-                private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
-            )
+            # What the module says about the first try would be taken for a failure.
+            with backend.Captured():
+                parameters.generate_keypair(
+                    id=os.urandom(8),
+                    label=label,
+                    store=True,
+                    capabilities=capabilities,
+                    public_template={Attribute.PRIVATE: False},
+                    private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
+                )
         except pkcs11.PKCS11Error as exc:
             failed = exc
         else:
@@ -259,9 +339,7 @@ def signing_request(session: Session, label: str, common_name: str) -> bytes:
         {
             "version": "v1",
             "subject": x509.Name.build({"common_name": common_name}),
-            "subject_pk_info": keys.PublicKeyInfo.load(
-                public_key_info(find_public_key(session, label))
-            ),
+            "subject_pk_info": keys.PublicKeyInfo.load(public_key_info(find_public_key(session, label))),
             "attributes": [],
         }
     )

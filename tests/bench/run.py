@@ -16,15 +16,16 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "unit/rotator"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit/rotator"))
 
-from conftest import PIN, ROOT, SOFTHSM, THING, Device
+from conftest import ROOT, SOFTHSM, THING, Device
 from pki import Authority
 
+HERE = Path(__file__).parent
 ROUNDS = 25
 MAX_TICK = 2.0  # CPU of a tick that is not due, in starts of a bare Python
-MAX_ROTATION = 2.0  # wall and CPU of a rotation, in runs of curl
+MAX_ROTATION = 2.0  # wall time of a rotation, in runs of curl
 MAX_MEMORY = 30.0  # MiB
 
 LAUNCHER = """#!{python} -IS
@@ -107,7 +108,6 @@ def table(samples: dict[str, list[dict[str, float]]]) -> bool:
     limits = (
         ("CPU of a tick / bare Python", tick["cpu"] / bare["cpu"], MAX_TICK),
         ("wall of a rotation / curl", rotation["wall"] / curl["wall"], MAX_ROTATION),
-        ("CPU of a rotation / curl", rotation["cpu"] / curl["cpu"], MAX_ROTATION),
         ("peak of a rotation, MiB", rotation["memory"], MAX_MEMORY),
     )
     for what, value, limit in limits:
@@ -118,18 +118,23 @@ def table(samples: dict[str, list[dict[str, float]]]) -> bool:
 def main() -> int:
     """Set up, measure, print."""
     python = interpreter()
-    with tempfile.TemporaryDirectory(prefix="edge-bench-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="edge-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="edge-bench-", dir="/dev/shm") as memory,
+    ):
         root = Path(name)
         server_ca, fleet_ca = Authority(root, "server-ca"), Authority(root, "fleet-ca")
         certificate, key = server_ca.server(root, "localhost")
-        command = [sys.executable, str(HERE / "provider.py"), certificate, key, fleet_ca.path]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as server:
+        command = [sys.executable, str(HERE / "provider.py")]
+        command += map(str, (certificate, key, fleet_ca.path))
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout and server.stdin
             (root / "device").mkdir()
             device = Device(root / "device", server.stdout.readline().strip(), server_ca.path)
             device.enroll(fleet_ca)
+            # Credentials never lie on a disk.
+            (root / "device/run").rmdir()
+            (root / "device/run").symlink_to(memory)
             commands = plan(device, install(root / "opt", python), python)
             measured = subprocess.run(
                 [python, "-IS", str(HERE / "measure.py")],

@@ -101,11 +101,11 @@ def s3_requests(thing: str, since: float) -> list[Request]:
     return [
         Request(
             line["at_ms"] / 1000,
-            line["method"],
-            line["key"] or "",
-            int(line["status"] or 0),
-            line["error"] or "",
-            line["access_key"],
+            line.get("method") or "",
+            line.get("key") or "",
+            int(line.get("status") or 0),
+            line.get("error") or "",
+            line.get("access_key") or "",
         )
         for line in map(json.loads, text.splitlines())
     ]

@@ -17,6 +17,7 @@ import subprocess
 import time
 
 TIMEOUT_S = 30
+PIN_LENGTH = range(4, 256)  # what SoftHSM takes
 
 
 def become(user: str) -> None:
@@ -51,21 +52,23 @@ def initialise(label: str, pin: str) -> str:
         )
     seen, pending = "", ""
     deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        if not select.select([terminal], [], [], 1)[0]:
-            continue
-        try:
-            chunk = os.read(terminal, 4096)
-        except OSError:  # the kernel's way to say that the other end closed
-            break
-        if not chunk:
-            break
-        seen += chunk.decode(errors="replace")
-        pending += chunk.decode(errors="replace")
-        if pending.rstrip().endswith(":") and answers:
-            time.sleep(0.1)  # the tool drops what was typed before it switched echo off
-            os.write(terminal, (answers.pop(0) + "\n").encode())
-            pending = ""
+    try:
+        while time.monotonic() < deadline:
+            if not select.select([terminal], [], [], 1)[0]:
+                continue
+            try:
+                chunk = os.read(terminal, 4096).decode(errors="replace")
+            except OSError:  # the kernel's way to say that the other end closed
+                break
+            seen, pending = seen + chunk, pending + chunk
+            if pending.rstrip().endswith(":"):
+                if not answers:  # it asks again: it did not like what it got
+                    break
+                time.sleep(0.1)  # the tool drops what was typed before it switched echo off
+                os.write(terminal, (answers.pop(0) + "\n").encode())
+                pending = ""
+    finally:
+        os.close(terminal)  # whatever still waits for an answer ends by SIGHUP
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status != 0 or answers:
         raise SystemExit(f"softhsm2-util --init-token ended with {status}: {seen.strip()}")
@@ -81,6 +84,11 @@ def main() -> None:
     parser.add_argument("--conf", required=True)
     args = parser.parse_args()
     pin = args.pin_file.read_text(encoding="ascii")
+    if not pin.isascii() or not pin.isprintable() or len(pin) not in PIN_LENGTH:
+        raise SystemExit(
+            f"{args.pin_file} holds {len(pin)} characters, or a line break: "
+            "write 4 to 255 printable characters and nothing else into it, or remove it for a new PIN"
+        )
     become(args.user)
     os.environ["SOFTHSM2_CONF"] = args.conf
     if token_exists(args.label):

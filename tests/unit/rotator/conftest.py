@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,25 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from faultserver import FaultServer
-from pki import Authority
+from pki import Authority, key_pem
+
+from edge_rotator import cli, clock, rotation
 
 ROOT = Path(__file__).parents[3]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "canary-pin-4711"
 THING = "edge01"
+# Children are measured too when we are.
+COVERAGE = (
+    f"import os; os.environ['COVERAGE_FILE'] = {str(ROOT / '.coverage')!r}\n"
+    f"os.environ['COVERAGE_PROCESS_START'] = "
+    f"{os.environ.get('COVERAGE_RCFILE', str(ROOT / 'pyproject.toml'))!r}\n"
+    "import coverage; coverage.process_startup(force=True)"
+    if "coverage" in sys.modules
+    else ""
+)
 
 
 def toml(tables: dict[str, dict[str, Any]]) -> str:
@@ -51,9 +64,7 @@ class Device:
         self.pin_file = root / "etc/pin"
         self.pin_file.write_text(PIN)
         self.softhsm = root / "etc/softhsm2.conf"
-        self.softhsm.write_text(
-            f"directories.tokendir = {root}/tokens\nobjectstore.backend = file\n"
-        )
+        self.softhsm.write_text(f"directories.tokendir = {root}/tokens\nobjectstore.backend = file\n")
         self.certificate = root / "etc/device.crt"
         self.credentials = root / "run/credentials.json"
         self.environment_file = root / "run/litestream.env"
@@ -105,12 +116,22 @@ class Device:
                 del table[key]
         self.config.write_text(toml(self.tables))
 
-    def run(
-        self, *arguments: str, env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def use_key_file(self, authority: Authority) -> None:
+        """Have the key in a file instead of a token, so that the package can run in this process."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        (self.root / "etc/device.key").write_bytes(key_pem(key))
+        self.certificate.write_bytes(authority.sign(THING, key.public_key()))
+        self.configure(provider={"backend": "file"}, token={"key_file": str(self.root / "etc/device.key")})
+
+    def tick(self, *arguments: str) -> int:
+        """Run the command in this process; return its exit code."""
+        return cli.main(["--config", str(self.config), *(arguments or ("rotate",))])
+
+    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run the command as a device would: isolated Python, no site directories."""
         code = (
             "import sys; sys.path[:0] = sys.argv[1:3]; sys.argv[1:3] = []\n"
+            f"{COVERAGE}\n"
             "from edge_rotator.cli import main; sys.exit(main())"
         )
         library = sysconfig.get_paths()["platlib"]
@@ -164,4 +185,52 @@ def device(tmp_path: Path, server: FaultServer, pki: tuple[Authority, Authority,
     made = Device(tmp_path, server.endpoint, pki[0].path)
     made.server = server
     made.enroll(pki[1])
+    return made
+
+
+class Time:
+    """The clocks that the package and the server see; they stand still unless advanced."""
+
+    def __init__(self) -> None:
+        self.wall = time.time()
+        self.boot = 1000.0
+        self.boot_id = "boot-1"
+        self.server = 0.0  # what the server's clock is ahead of ours
+
+    def advance(self, seconds: float) -> None:
+        self.wall += seconds
+        self.boot += seconds
+
+    def reboot(self) -> None:
+        """Power off and on again at once."""
+        self.boot = 10.0
+        self.boot_id = f"boot-{int(self.boot_id[5:]) + 1}"
+
+    def read(self) -> clock.Clock:
+        return clock.Clock(self.wall, self.boot, self.boot_id)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> Time:
+    """Take the clocks over, the server's too."""
+    made = Time()
+    monkeypatch.setattr(clock, "read_clock", made.read)
+    monkeypatch.setattr(rotation, "read_clock", made.read)
+    server.now = lambda: made.wall + made.server
+    return made
+
+
+@pytest.fixture
+def local(
+    tmp_path: Path,
+    server: FaultServer,
+    pki: tuple[Authority, Authority, Path],
+    world: Time,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Device:
+    """A device with a key file and a clock of ours, to be run in this process."""
+    made = Device(tmp_path, server.endpoint, pki[0].path)
+    made.server = server
+    made.use_key_file(pki[1])
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state")
     return made

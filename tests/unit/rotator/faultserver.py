@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import http.server
 import json
+import os
+import select
 import ssl
 import threading
 import time
@@ -37,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = 10
 
     def do_GET(self) -> None:
-        peer = self.connection.getpeercert()  # type: ignore[attr-defined]
+        peer = self.connection.getpeercert()
         self.server.requests.append(
             {
                 "path": self.path,
@@ -58,7 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Send an answer whose Date is now, or `date`; 0 leaves Date out."""
         self.send_response_only(status)
         if date != 0:
-            self.send_header("Date", formatdate(time.time() if date is None else date, usegmt=True))
+            now = self.server.now() if date is None else date
+            self.send_header("Date", formatdate(now, usegmt=True))
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -77,32 +80,37 @@ class FaultServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[dict[str, Any]] = []
         self.lifetime = 900.0
+        self.now: Callable[[], float] = time.time
         self.respond: Respond = self.good
+        self.present(certificate, key, client_ca)
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
+        self.thread.start()
+
+    def present(self, certificate: Path, key: Path, client_ca: Path) -> None:
+        """Be that server, and accept only clients of that CA."""
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(client_ca))
         self.context.load_cert_chain(certificate, key)
         self.context.verify_mode = ssl.CERT_REQUIRED
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-        self.thread.start()
 
     @property
     def endpoint(self) -> str:
         return f"localhost:{self.server_address[1]}"
 
     def good(self, handler: Handler) -> None:
-        handler.reply(200, credentials_body(self.lifetime))
+        handler.reply(200, credentials_body(self.lifetime, self.now()))
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         request.settimeout(10)
-        try:
-            wrapped = self.context.wrap_socket(request, server_side=True)
-        except (OSError, ssl.SSLError):
-            return
-        try:
-            super().finish_request(wrapped, client_address)
-        except OSError:
-            pass
-        finally:
-            wrapped.close()
+        with self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as wrapped:
+            try:
+                wrapped.do_handshake()
+                super().finish_request(wrapped, client_address)
+            except ssl.SSLError:
+                # Closing with something unread would be a reset, which can overtake our alert.
+                while select.select([wrapped], [], [], 2)[0] and os.read(wrapped.fileno(), 4096):
+                    pass
+            except OSError:
+                pass
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass

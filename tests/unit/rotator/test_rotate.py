@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import runpy
+import shutil
+import sys
+from pathlib import Path
 
-from conftest import PIN, THING, Device
+import pytest
+from conftest import PIN, THING, Device, Time
+
+from edge_rotator import cli, clock, rotation
 
 
 def test_rotates_and_is_then_not_due(device: Device) -> None:
@@ -129,3 +138,188 @@ def test_no_secret_outside_the_credentials_file(device: Device) -> None:
     text = "".join(done.stdout + done.stderr for done in outputs)
     text += (device.root / "state/state.json").read_text()
     assert "canary" not in text.replace(str(device.root), "")
+
+
+def test_config_is_read_again_when_it_changes(local: Device, world: Time) -> None:
+    assert local.tick() == 0
+    cached = local.state["config"]["stat"]
+    local.config.write_text(local.config.read_text() + "\n# a comment\n")
+    assert local.tick("rotate", "--force") == 0
+    assert local.state["config"]["stat"] != cached
+    local.config.write_text("nonsense")
+    assert local.tick() == 3
+    # What cannot be told counts as work, so that `rotate` says what is wrong.
+    assert local.tick("due") == 0
+
+
+def test_only_one_at_a_time(
+    local: Device, world: Time, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    held = rotation.lock(f"{local.root}/state", patient=False)
+    try:
+        assert local.tick() == 0
+        assert capfd.readouterr().err == "event=skipped reason=busy\n"
+        monkeypatch.setattr(rotation, "_LOCK_TRIES", 2)
+        assert local.tick("rotate", "--force") == 75
+        assert "error=busy" in capfd.readouterr().err
+    finally:
+        os.close(held)
+    assert local.server.requests == []
+    assert local.tick() == 0
+
+
+def test_without_memory_there_is_no_request(local: Device, world: Time) -> None:
+    shutil.rmtree(local.root / "state")
+    assert local.tick() == 72
+    (local.root / "state").mkdir()
+    (local.root / "state/state.json").mkdir()
+    shutil.rmtree(local.root / "run")
+    assert local.tick() == 72
+    assert local.server.requests == []
+
+
+def test_full_state_directory_does_not_stop_rotation(local: Device, world: Time) -> None:
+    (local.root / "state/state.json").mkdir()
+    assert local.tick() == 0
+    assert local.tick("due") == 1
+    assert len(local.server.requests) == 1
+    (local.root / "state/state.json").rmdir()
+    assert local.tick("rotate", "--force") == 0
+    assert local.state["attempts"] == {"rotated": 2}
+    assert not (local.root / "run/state.json").exists()
+
+
+def test_write_that_fails(local: Device, world: Time, capfd: pytest.CaptureFixture[str]) -> None:
+    assert local.tick() == 0
+    before = local.credentials.read_bytes()
+    local.configure(delivery={"group": "no-such-group"})
+    assert local.tick("rotate", "--force") == 70
+    assert "no-such-group" in capfd.readouterr().err
+    assert local.credentials.read_bytes() == before
+    assert local.state["failure"]["kind"] == "write_failed"
+
+
+def test_dry_run_stores_nothing(local: Device, world: Time, capfd: pytest.CaptureFixture[str]) -> None:
+    assert local.tick("rotate", "--dry-run") == 0
+    assert "event=dry_run thing=edge01 lifetime_s=" in capfd.readouterr().err
+    assert not local.credentials.exists()
+    local.server.respond = lambda h: h.reply(403, b'{"message":"Access Denied"}')
+    assert local.tick("rotate", "--dry-run") == 31
+    # An attempt counts, whoever made it.
+    assert local.tick("due") == 1
+
+
+def test_a_fault_of_our_own(
+    local: Device,
+    world: Time,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("canary-secret")
+
+    monkeypatch.setattr("edge_rotator.delivery.write", broken)
+    assert local.tick() == 1
+    err = capfd.readouterr().err
+    assert "error=internal_error" in err and "KeyError at test_rotate.py:" in err
+    assert "canary" not in err
+    # It counts as an attempt, too.
+    assert local.state["failure"]["kind"] == "interrupted"
+    assert local.tick("due") == 1
+    monkeypatch.setattr(rotation, "load", broken)
+    assert local.tick("due") == 0
+
+
+def test_interrupted_by_the_keyboard(local: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rotation, "load", stopped)
+    assert local.tick() == 130
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_is_refused(local: Device, world: Time, capfd: pytest.CaptureFixture[str]) -> None:
+    local.configure(service={"user": "nobody"})
+    for command in (("rotate",), ("rotate", "--dry-run")):
+        assert local.tick(*command) == 4
+        assert "error=wrong_user" in capfd.readouterr().err
+    assert local.server.requests == []
+
+
+def test_sync_that_fails_is_told(
+    local: Device, world: Time, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    local.fake("sync", code=1)
+    local.configure(
+        delivery={
+            "sync_command": [f"{local.root}/bin/sync"],
+            "databases": ["/a.db"],
+            "litestream_socket": "",
+        }
+    )
+    assert local.tick() == 0
+    assert "<4>event=sync_requested databases=1 failed=1\n" in capfd.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("rotate", "due", "status", "doctor", "csr"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["dance"])
+    assert caught.value.code == 2
+
+
+def test_a_tick_ends_the_process_itself(local: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Left(BaseException):
+        pass
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(sys, "argv", ["edge-rotator", "--config", str(local.config), "due"])
+    try:
+        with pytest.raises(Left) as left:
+            runpy.run_module("edge_rotator", run_name="__main__")
+        assert left.value.args == (0,)
+        monkeypatch.setattr(sys, "argv", ["edge-rotator", "--config", str(local.config), "rotate", "--force"])
+        with pytest.raises(SystemExit) as exited:
+            runpy.run_module("edge_rotator", run_name="__main__")
+        assert exited.value.code == 0
+    finally:
+        gc.enable()
+
+
+def test_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(clock.read_clock().boot_id) == 36
+
+    def absent(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", absent)
+    monkeypatch.setattr(clock, "_boot_id", [])
+    assert clock.read_clock().boot_id == ""
+
+
+def test_flash_is_spared_unless_the_state_must_outlive_the_boot(
+    local: Device, world: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
+    credentials = [f"{local.root}/run/.credentials.json.tmp", f"{local.root}/run"]
+    state = [f"{local.root}/state/.state.json.tmp", f"{local.root}/state"]
+    assert local.tick() == 0
+    assert synced == credentials
+    synced.clear()
+    local.server.respond = lambda h: h.reply(500, b"")
+    assert local.tick("rotate", "--force") == 15
+    assert synced == state
+    synced.clear()
+    local.server.respond = local.server.good
+    assert local.tick("rotate", "--force") == 0
+    assert synced == credentials + state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -71,7 +72,10 @@ def test_a_certificate_of_another_key_stops_in_preflight(name: str, tmp_path: Pa
     )
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab"]
     command += ["--limit=edge01", "-e", f"device_identity_certificate={certificate}", "playbooks/site.yml"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    plain = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False, timeout=300
+    )
     text = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
     assert f"device_identity_certificate '{certificate}' does not match the key 'device-key'" in text

@@ -1,0 +1,130 @@
+"""Parsing, checking and rendering of credentials."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edge_rotator import credentials
+from edge_rotator.credentials import Credentials
+from edge_rotator.errors import RotatorError
+
+GOOD = {
+    "accessKeyId": "ASIA!",
+    "secretAccessKey": "canary-secret~",
+    "sessionToken": "canary-token==",
+    "expiration": "2018-01-18T09:18:06Z",
+}
+EXPIRATION = 1516267086
+
+
+def body(**changes: object) -> bytes:
+    inner = {k: v for k, v in {**GOOD, **changes}.items() if v is not None}
+    return json.dumps({"credentials": inner}).encode()
+
+
+def refused(data: bytes) -> RotatorError:
+    with pytest.raises(RotatorError) as caught:
+        credentials.parse(data)
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+def test_parse() -> None:
+    parsed = credentials.parse(body())
+    assert parsed.access_key_id == GOOD["accessKeyId"]
+    assert parsed.secret_access_key == GOOD["secretAccessKey"]
+    assert parsed.session_token == GOOD["sessionToken"]
+    assert parsed.expiration == EXPIRATION
+    assert credentials.parse(b" \r\n" + body(extra=[1, {"a": None}]) + b"\n").expiration == EXPIRATION
+
+
+@pytest.mark.parametrize("key", GOOD)
+@pytest.mark.parametrize("value", [None, "", 7, [], {}, True])
+def test_a_field_that_is_missing(key: str, value: object) -> None:
+    error = refused(body(**{key: value}))
+    assert error.kind.name == "answer_field_missing"
+    assert error.detail == f"no text in credentials.{key}"
+
+
+@pytest.mark.parametrize("key", GOOD)
+@pytest.mark.parametrize("character", ["\x00", "\n", "\x1f", " ", "\x7f", "é", "\u2028", "\ud800"])
+def test_a_character_no_credential_has(key: str, character: str) -> None:
+    error = refused(body(**{key: f"canary{character}"}))
+    assert error.kind.name == "answer_control_character"
+    assert error.detail == f"in credentials.{key}"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "detail"),
+    [
+        (b"", "answer_not_json", "0 bytes"),
+        (b"canary", "answer_not_json", "6 bytes"),
+        (b"[" * 100000, "answer_not_json", "100000 bytes"),
+        (b"[]", "answer_field_missing", "no object `credentials`"),
+        (b"null", "answer_field_missing", "no object `credentials`"),
+        (b"{}", "answer_field_missing", "no object `credentials`"),
+        (b'{"credentials": ["canary"]}', "answer_field_missing", "no object `credentials`"),
+        (
+            body(expiration="canary"),
+            "answer_field_missing",
+            "credentials.expiration is no UTC time",
+        ),
+    ],
+)
+def test_what_is_no_answer(data: bytes, kind: str, detail: str) -> None:
+    error = refused(data)
+    assert (error.kind.name, error.detail) == (kind, detail)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "expected", "held", "kind", "detail"),
+    [
+        (0, 900, 0, "answer_expired", "0 s ago by the provider's clock"),
+        (-90.0, 900, 0, "answer_expired", "90 s ago by the provider's clock"),
+        (89.9, 900, 0, "answer_short_lived", "90 s, 900 s expected"),
+        (90.0, 900, 0, "", ""),
+        (0.5, 5, 0, "", ""),
+        (900, 900, 900, "", ""),
+        (899, 900, 899.5, "answer_short_lived", "899 s, those held last 900 s"),
+        (43200, 900, 43199, "", ""),
+    ],
+)
+def test_check_lifetime(lifetime: float, expected: float, held: float, kind: str, detail: str) -> None:
+    if not kind:
+        credentials.check_lifetime(lifetime, expected, held)
+        return
+    with pytest.raises(RotatorError) as caught:
+        credentials.check_lifetime(lifetime, expected, held)
+    assert (caught.value.kind.name, caught.value.detail) == (kind, detail)
+
+
+def test_process_json() -> None:
+    text = credentials.process_json(credentials.parse(body()), EXPIRATION + 0.9)
+    assert text.endswith(b"}\n")
+    assert json.loads(text) == {
+        "Version": 1,
+        "AccessKeyId": GOOD["accessKeyId"],
+        "SecretAccessKey": GOOD["secretAccessKey"],
+        "SessionToken": GOOD["sessionToken"],
+        "Expiration": GOOD["expiration"],
+    }
+
+
+def test_environment_file() -> None:
+    made = Credentials('A"B', "C\\D$E`F", "GX==", EXPIRATION)
+    assert credentials.environment_file(made, "eu-central-1").decode().splitlines() == [
+        'AWS_ACCESS_KEY_ID="A\\"B"',
+        'AWS_SECRET_ACCESS_KEY="C\\\\D\\$E\\`F"',
+        'AWS_SESSION_TOKEN="GX=="',
+        'AWS_DEFAULT_REGION="eu-central-1"',
+    ]
+    assert credentials.environment_file(made, "eu-central-1").endswith(b'"\n')
+
+
+def test_repr_tells_the_end_only() -> None:
+    made = credentials.parse(body())
+    assert repr(made) == str(made) == "<Credentials until 2018-01-18T09:18:06Z>"
+    assert not hasattr(made, "__dict__")

@@ -1,0 +1,359 @@
+"""`doctor`: names the link that broke, whatever else is broken, and never hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import Device
+from pki import DAY, Authority, now
+from tokens import use_debian_pycurl
+
+from edge_rotator import clock, doctor
+from edge_rotator import config as configuration
+from edge_rotator.errors import KINDS, RotatorError
+
+Pki = tuple[Authority, Authority, Path]
+CHECKS = [
+    "config",
+    "pycurl",
+    "module",
+    "token",
+    "key",
+    "certificate",
+    "match",
+    "login",
+    "clock",
+    "dns",
+    "tls",
+    "provider",
+    "s3",
+    "litestream",
+    "delivery",
+]
+
+
+class Lines(dict[str, str]):
+    """Verdict by check."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        lines = text.splitlines()
+        for line, following in zip(lines, [*lines[1:], ""], strict=True):
+            verdict, name = (line.split() + ["", ""])[:2]
+            if line[:1] != " ":
+                self[name] = verdict
+                assert (verdict == "failed") == following.strip().startswith("mend: "), line
+
+
+@contextmanager
+def control_socket(path: Path, answer: bytes) -> Iterator[Path]:
+    """Litestream's control socket, answering always the same."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield path
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def listing(*ages: float | None) -> bytes:
+    """Litestream's answer, with a database per age (s)."""
+    at = clock.read_clock().wall
+    databases = [
+        {"path": f"/db{n}", "status": "replicating"}
+        | ({} if age is None else {"last_sync_at": clock.format_iso(at - age)})
+        for n, age in enumerate(ages)
+    ]
+    return b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps({"databases": databases}).encode()
+
+
+@pytest.fixture
+def whole(device: Device) -> Iterator[Device]:
+    """A device of which nothing is broken; the fault server stands in for S3 too."""
+    litestream = device.root / "etc/litestream.yml"
+    litestream.write_text(f"dbs:\n- replica:\n    endpoint: http://{device.server.endpoint}\n")
+    with control_socket(device.root / "ls.sock", listing(1.0)) as path:
+        device.configure(delivery={"litestream_socket": str(path), "litestream_config": str(litestream)})
+        yield device
+
+
+def test_all_is_well(whole: Device) -> None:
+    done = whole.run("doctor")
+    found = Lines(done.stdout)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert list(found) == CHECKS
+    assert {name for name, verdict in found.items() if verdict != "ok"} == {"login", "provider"}
+    assert whole.server.requests == []
+
+    done = whole.run("doctor", "--login")
+    assert (done.returncode, set(Lines(done.stdout).values())) == (0, {"ok"}), done.stdout
+    assert len(whole.server.requests) == 1
+    assert not whole.credentials.exists()
+
+
+def test_every_link_is_walked_when_most_are_broken(device: Device) -> None:
+    device.server.stop()
+    device.certificate.write_text("nonsense")
+    (device.root / "tokens").rename(device.root / "elsewhere")
+    done = device.run("doctor", "--login")
+    found = Lines(done.stdout)
+    assert done.returncode == 1
+    assert list(found) == CHECKS
+    failed = {name for name, verdict in found.items() if verdict == "failed"}
+    assert {"module", "certificate", "tls", "s3", "litestream"} <= failed
+    assert {found[name] for name in ("token", "key", "match", "login", "provider")} == {"skipped"}
+
+
+def test_configuration_that_cannot_be_read(device: Device) -> None:
+    device.config.write_text("nonsense")
+    done = device.run("doctor")
+    assert (done.returncode, Lines(done.stdout)) == (1, {"config": "failed"})
+
+
+@pytest.mark.parametrize(
+    ("respond", "word"),
+    [(b'{"message":"Access Denied"}', "policy_denied"), (b"{}", "provider_refused")],
+)
+def test_refusal_of_the_provider(whole: Device, respond: bytes, word: str) -> None:
+    whole.server.respond = lambda handler: handler.reply(403, respond)
+    done = whole.run("doctor", "--login")
+    assert f"failed  provider     {word}: HTTP 403" in done.stdout
+    assert whole.state["failure"] is None if (whole.root / "state/state.json").exists() else True
+
+
+def test_module_that_crashes(whole: Device) -> None:
+    """The child that loads it dies; the walk goes on."""
+    source = "__attribute__((constructor)) static void f(void) { *(volatile int *)0 = 1; }"
+    library = whole.root / "crash.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=source.encode(), check=True
+    )
+    whole.configure(token={"module": str(library)})
+    done = whole.run("doctor")
+    assert "failed  module       internal_error: the check crashed" in done.stdout
+    assert Lines(done.stdout)["delivery"] == "ok"
+
+
+def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LIMIT", 0.3)
+    start = time.monotonic()
+
+    def hang() -> str:
+        time.sleep(60)
+        return ""
+
+    assert doctor._isolated(hang) == ("failed", "timeout", "no answer within 0 s")
+    assert time.monotonic() - start < 5
+
+
+def test_check_with_a_fault() -> None:
+    def fault() -> str:
+        raise LookupError("what")
+
+    assert doctor._isolated(fault) == ("failed", "internal_error", "LookupError: what")
+    assert doctor._isolated(lambda: "fine") == ("ok", "", "fine")
+
+
+@pytest.fixture
+def config(local: Device) -> configuration.Config:
+    """The configuration of a device with a key file, for checks in this process."""
+    return configuration.load(str(local.config))
+
+
+def kind(check: Callable[[], str]) -> str:
+    """Name of the error that a check ends with."""
+    with pytest.raises(RotatorError) as caught:
+        check()
+    return caught.value.kind.name
+
+
+def test_key_file(config: configuration.Config, pki: Pki) -> None:
+    path = Path(config.key_file)
+    path.chmod(0o600)
+    assert "not a token" in doctor._key(config)
+    assert "for this key" in doctor._match(config)
+    path.chmod(0o644)
+    assert kind(lambda: doctor._key(config)) == "file_unreadable"
+    config.certificate_file = str(pki[1].path)
+    assert kind(lambda: doctor._match(config)) == "key_mismatch"
+    config.key_file = "/nowhere"
+    assert kind(lambda: doctor._key(config)) == "file_unreadable"
+    for check in (doctor._module, doctor._token):
+        with pytest.raises(doctor.SkippedError):
+            check(config)
+
+
+def test_clock(config: configuration.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(wall: float) -> None:
+        monkeypatch.setattr(doctor, "read_clock", lambda: clock.Clock(wall, 1.0, "b"))
+
+    at(time.time())
+    assert "nothing speaks against it" in doctor._clock(config)
+    at(3600.0)
+    assert kind(lambda: doctor._clock(config)) == "clock_wrong"
+    assert kind(lambda: doctor._certificate(config)) == "clock_wrong"
+    at(time.time() + 400 * 86400)
+    assert kind(lambda: doctor._certificate(config)) == "tls_client_refused"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", ("s3.eu-central-1.amazonaws.com", 443, True)),
+        ("endpoint: https://s3.lab.test:9000", ("s3.lab.test", 9000, True)),
+        ("  - endpoint: 'minio.local'  # ours", ("minio.local", 443, True)),
+        ('endpoint: "http://10.0.0.1"', ("10.0.0.1", 80, False)),
+        ("# endpoint: https://old.test", ("s3.eu-central-1.amazonaws.com", 443, True)),
+    ],
+)
+def test_place_of_s3(
+    config: configuration.Config, tmp_path: Path, text: str, place: tuple[str, int, bool]
+) -> None:
+    path = tmp_path / "litestream.yml"
+    path.write_text(f"dbs:\n- path: /x\n  replica:\n    {text}\n")
+    config.litestream_config = str(path)
+    assert doctor.s3_place(config) == place
+
+
+def test_s3_over_tls(
+    config: configuration.Config,
+    local: Device,
+    pki: Pki,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the CA that Litestream's unit names, and no other."""
+    path = tmp_path / "litestream.yml"
+    path.write_text(f"endpoint: https://{local.server.endpoint}\n")
+    config.litestream_config = str(path)
+    unit = f"AWS_REGION=x SSL_CERT_FILE={pki[0].path}\n"
+    monkeypatch.setattr(doctor, "_output", lambda command: (0, unit))
+    local.server.context.verify_mode = ssl.CERT_NONE
+    assert "answers 200 to nobody" in doctor._s3(config)
+    monkeypatch.setattr(doctor, "_output", lambda command: (1, ""))
+    assert kind(lambda: doctor._s3(config)) == "tls_server_untrusted"
+
+
+def test_tls_to_the_endpoint(config: configuration.Config, local: Device, pki: Pki) -> None:
+    assert "proved itself" in doctor._tls(config)
+    server_ca, fleet_ca, directory = pki
+    for start, host, expected in (
+        (now() + 90 * DAY, "localhost", "clock_wrong"),
+        (None, "other.test", "tls_host_mismatch"),
+    ):
+        local.server.context.load_cert_chain(*server_ca.server(directory, host, start=start))
+        assert kind(lambda: doctor._tls(config)) == expected
+    config.ca_file = str(fleet_ca.path)
+    assert kind(lambda: doctor._tls(config)) == "tls_server_untrusted"
+    config.ca_file = "/nowhere"
+    assert kind(lambda: doctor._tls(config)) == "file_unreadable"
+    assert kind(lambda: doctor._resolve("no-such-host.invalid", 443)) == "dns"
+    assert kind(lambda: str(doctor._connect("localhost", 1, None, 1.0))) == "connect"
+
+
+def test_what_is_no_tls(config: configuration.Config, tmp_path: Path) -> None:
+    """A server that answers in clear, and one that says nothing."""
+    yml = tmp_path / "litestream.yml"
+    config.litestream_config = str(yml)
+    for greeting, expected in ((b"HTTP/1.0 400 No\r\n\r\n", "tls_failed"), (b"", "timeout")):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+
+            def serve(listener: socket.socket = listener, greeting: bytes = greeting) -> None:
+                with listener.accept()[0] as connection:
+                    connection.sendall(greeting)
+                    time.sleep(0.5)
+
+            threading.Thread(target=serve, daemon=True).start()
+            assert kind(lambda: str(doctor._connect("localhost", port, None, 0.3))) == expected  # noqa: B023
+    yml.write_text("endpoint: http://localhost:1\n")
+    assert kind(lambda: doctor._s3(config)) == "connect"
+    yml.unlink()
+    assert kind(lambda: doctor._s3(config)) == "file_unreadable"
+
+
+def test_commands_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_COMMAND_TIMEOUT", 0.2)
+    assert doctor._output(["/bin/echo", "x"]) == (0, "x\n")
+    assert doctor._output(["/bin/sleep", "9"]) == (124, "")
+    assert doctor._output(["/nowhere"]) == (127, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (listing(600.0), "replication_stalled"),
+        (listing(None), "replication_stalled"),
+        (listing(), "replication_stalled"),
+        (b"HTTP/1.0 500 No\r\n\r\n", "litestream_silent"),
+        (b"HTTP/1.0 200 OK\r\n\r\n[]", "litestream_silent"),
+        (b"", "litestream_silent"),
+    ],
+)
+def test_litestream(config: configuration.Config, tmp_path: Path, answer: bytes, expected: str) -> None:
+    config.databases = ["/db0"]
+    with control_socket(tmp_path / "s", answer) as path:
+        config.litestream_socket = str(path)
+        assert kind(lambda: doctor._litestream(config)) == expected
+    assert expected in KINDS
+
+
+def test_handing_over(config: configuration.Config, local: Device) -> None:
+    assert "is ours" in doctor._handing_over(config)
+    config.sync_command = ["/nowhere/litestream", "sync"]
+    assert kind(lambda: doctor._handing_over(config)) == "write_failed"
+    config.mode = "environment"
+    assert "can be run" in doctor._handing_over(config)
+    config.restart_command = ["/nowhere/restart"]
+    assert kind(lambda: doctor._handing_over(config)) == "restart_failed"
+    sudo = local.root / "bin/sudo"
+    config.restart_command = [str(sudo), "-n", "/usr/bin/systemctl", "restart", "litestream.service"]
+    log = local.fake("sudo")
+    assert "sudo allows: /usr/bin/systemctl restart litestream.service" in doctor._handing_over(config)
+    assert "-l /usr/bin/systemctl restart litestream.service" in log.read_text()
+    local.fake("sudo", code=1)
+    assert kind(lambda: doctor._handing_over(config)) == "restart_failed"
+    config.directory = "/nowhere"
+    assert kind(lambda: doctor._handing_over(config)) == "write_failed"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_root_reads_the_pin_and_gives_root_up(whole: Device, pki: Pki) -> None:
+    """The PIN stays root's; the token, the files and the request are the service user's."""
+    authority = whole.root / "etc/server-ca.pem"
+    authority.write_bytes(pki[0].path.read_bytes())
+    whole.configure(provider={"ca_file": str(authority)})
+    for path in (whole.root, *whole.root.rglob("*")):
+        os.chown(path, 65534, -1)
+    for parent in whole.root.parents[:-2]:
+        parent.chmod(0o755)
+    os.chown(whole.pin_file, 0, 0)
+    whole.pin_file.chmod(0o600)
+    use_debian_pycurl(whole)  # the test's own Python may be out of reach for others
+    whole.configure(service={"user": "nobody"})
+    done = whole.run("doctor", "--login")
+    assert (done.returncode, set(Lines(done.stdout).values())) == (0, {"ok"}), done.stdout
+    made = [path for path in (whole.root / "tokens").rglob("*") if path.stat().st_uid == 0]
+    assert made == []
+    assert (whole.root / "state/lock").stat().st_uid == 65534

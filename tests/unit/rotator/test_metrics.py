@@ -1,0 +1,170 @@
+"""Metrics: the names Prometheus would choose, and the truth at every stage."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Device, Time
+from test_doctor import control_socket, listing
+from tokens import need
+
+from edge_rotator import metrics
+
+RULES = ROOT / "files"
+CACHE = Path(os.environ.get("EDGE_CACHE_DIR", "/var/cache/edge-litestream"))
+
+
+def promtool(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("promtool") or CACHE / "bin/promtool"
+    need("prometheus", Path(program))
+    return subprocess.run(
+        [program, *arguments], input=text, text=True, capture_output=True, check=False, cwd=RULES
+    )
+
+
+@pytest.fixture
+def file(local: Device, world: Time, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(metrics, "read_clock", world.read)
+    path = local.root / "run/edge_rotator.prom"
+    local.configure(service={"metrics_file": str(path)}, delivery={"litestream_socket": ""})
+    return path
+
+
+def samples(path: Path) -> dict[str, float]:
+    """Value by name and labels, without our prefix."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {
+        name.removeprefix("edge_rotator_"): float(value)
+        for name, value in (line.rsplit(" ", 1) for line in lines)
+    }
+
+
+def test_names_pass_promtool(local: Device, file: Path, tmp_path: Path) -> None:
+    with control_socket(tmp_path / "s", listing(3.0, None)) as path:
+        local.configure(delivery={"litestream_socket": str(path)})
+        assert local.tick() == 0
+    checked = promtool("check", "metrics", text=file.read_text())
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert file.stat().st_mode & 0o7777 == 0o644
+    assert list(file.parent.glob(".*.tmp")) == []
+
+
+def test_after_a_rotation(local: Device, file: Path, world: Time, tmp_path: Path) -> None:
+    with control_socket(tmp_path / "s", listing(3.0, None)) as path:
+        local.configure(delivery={"litestream_socket": str(path)})
+        assert local.tick() == 0
+    found = samples(file)
+    assert found['build_info{version="1.0.0",backend="file",mode="process"}'] == 1
+    assert found["updated_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
+    assert found["credentials_expiry_timestamp_seconds"] == pytest.approx(world.wall + 840, abs=2)
+    assert found["last_success_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
+    assert found['attempts_total{class="rotated"}'] == 1
+    assert found["litestream_up"] == 1
+    sync = found['replication_last_sync_timestamp_seconds{db="/db0"}']
+    assert sync == pytest.approx(world.wall - 3, abs=3)
+    assert not any("/db1" in name for name in found), "never synced: no time to tell"
+    assert {found[name] for name in ("failing", "pin_latched", "restart_pending")} == {0}
+    assert found["certificate_expiry_timestamp_seconds"] > world.wall
+    assert found["certificate_validity_seconds"] == pytest.approx(30 * 86400)
+    assert found["clock_skew_seconds"] == pytest.approx(0, abs=2)
+
+
+def test_after_failures(local: Device, file: Path, world: Time) -> None:
+    local.server.respond = lambda handler: handler.reply(500, b"")
+    assert local.tick() == 15
+    world.advance(3600)
+    assert local.tick() == 15
+    found = samples(file)
+    assert found['attempts_total{class="server_error"}'] == 2
+    assert found['attempts_total{class="rotated"}'] == 0
+    assert found["failing"] == 1
+    assert found["credentials_expiry_timestamp_seconds"] == 0
+    assert found["last_success_timestamp_seconds"] == 0
+    assert "litestream_up" not in found
+
+
+def test_expiry_is_never_in_the_future_without_credentials(local: Device, file: Path, world: Time) -> None:
+    assert local.tick() == 0
+    local.server.stop()
+    world.reboot()
+    assert local.tick() == 11
+    assert samples(file)["credentials_expiry_timestamp_seconds"] <= world.wall + 0.01
+
+
+def test_restart_pending(local: Device, file: Path) -> None:
+    local.configure(delivery={"mode": "environment"})
+    local.fake("restart", code=1)
+    assert local.tick() == 71
+    assert samples(file)["restart_pending"] == 1
+    local.fake("restart")
+    assert local.tick() == 0
+    assert samples(file)["restart_pending"] == 0
+
+
+def test_ticks_refresh_it_once_a_minute(
+    local: Device, file: Path, monkeypatch: pytest.MonkeyPatch, world: Time
+) -> None:
+    assert local.tick() == 0
+    os.utime(file, (world.wall, world.wall))
+    before = file.read_text()
+    assert local.tick("due") == 1
+    assert file.read_text() == before
+    world.advance(61)
+    assert local.tick("due") == 1
+    assert samples(file)["updated_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
+    file.unlink()
+    assert local.tick("due") == 1
+    assert file.exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    local.configure(service={"user": "nobody"})
+    file.unlink()
+    assert local.tick("due") == 1
+    assert not file.exists(), "written by root it would be root's for good"
+
+
+def test_place_that_cannot_be_written_stops_nothing(
+    local: Device, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local.configure(service={"metrics_file": "/nowhere/edge_rotator.prom"})
+    assert local.tick() == 0
+    assert "event=metrics_failed" in capsys.readouterr().err
+    assert local.tick("due") == 1
+    assert capsys.readouterr().err == "", "a tick that has nothing to do says nothing"
+
+
+def test_unreadable_certificate_leaves_the_rest(local: Device, file: Path) -> None:
+    assert local.tick() == 0
+    local.certificate.write_text("nonsense")
+    local.tick("rotate", "--force")
+    assert not any("certificate" in name for name in samples(file))
+    assert "failing" in samples(file)
+
+
+def test_labels_are_escaped() -> None:
+    text = metrics._family("x", "gauge", "X.", [({"db": 'a"b\\c\nd'}, 1.0)])
+    assert text.splitlines()[2] == 'edge_rotator_x{db="a\\"b\\\\c\\nd"} 1.000'
+    assert metrics._family("x", "gauge", "X.", []) == ""
+
+
+def test_alerts() -> None:
+    for command in ("check rules prometheus-alerts.yml", "test rules prometheus-alerts-test.yml"):
+        done = promtool(*command.split())
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_name_only_metrics_there_are(local: Device, file: Path, tmp_path: Path) -> None:
+    with control_socket(tmp_path / "s", listing(3.0)) as path:
+        local.configure(delivery={"litestream_socket": str(path)})
+        assert local.tick() == 0
+    known = set(re.findall(r"^edge_rotator_\w+", file.read_text(), re.MULTILINE))
+    used = set(re.findall(r"edge_rotator_\w+", (RULES / "prometheus-alerts.yml").read_text()))
+    assert used <= known
+    alerts = set(re.findall(r"alert: (\w+)", (RULES / "prometheus-alerts.yml").read_text()))
+    tested = (RULES / "prometheus-alerts-test.yml").read_text()
+    fired = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n\s+- ", tested))
+    assert fired == alerts, "each alert is seen to fire"

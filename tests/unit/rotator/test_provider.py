@@ -1,0 +1,105 @@
+"""The request's own logic that no server can show."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from conftest import Device, Time
+
+from edge_rotator import backend, clock, events, provider
+from edge_rotator import config as configuration
+
+
+def test_key_uri_names_the_pin_by_its_file_only(local: Device) -> None:
+    config = configuration.load(str(local.config))
+    config.label, config.key_label = "a b;c/é", "k?"
+    assert provider.key_uri(config, "") == ("pkcs11:token=a%20b%3Bc%2F%C3%A9;object=k%3F;type=private")
+    assert provider.key_uri(config, "/run/a b/pin").endswith("type=private?pin-source=/run/a%20b/pin")
+
+
+def test_options_of_each_backend(local: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    pycurl = pytest.importorskip("pycurl")
+    names = {getattr(pycurl, n): n for n in ("SSLKEY", "SSLKEYTYPE", "SSLENGINE", "SSLENGINE_DEFAULT")}
+
+    class Curl:
+        def __init__(self) -> None:
+            self.options: dict[str, str] = {}
+
+        def setopt(self, option: int, value: str) -> None:
+            self.options[names[option]] = value
+
+    config = configuration.load(str(local.config))
+    config.label, config.key_label = "edge", "device"
+    found = {}
+    monkeypatch.setattr(backend, "select_engine", lambda curl: None)
+    for config.backend in configuration.BACKENDS:
+        curl = Curl()
+        provider._set_key(curl, config, "")  # type: ignore[arg-type]
+        found[config.backend] = curl.options
+    uri = "pkcs11:token=edge;object=device;type=private"
+    assert found == {
+        "engine": {"SSLKEY": uri, "SSLKEYTYPE": "ENG"},
+        "provider": {"SSLKEY": uri, "SSLKEYTYPE": "PROV"},
+        "gnutls": {"SSLKEY": uri},
+        "file": {"SSLKEY": config.key_file},
+    }
+
+
+def test_pycurl_is_loaded_without_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sys.modules["collections"]
+    provider._load_pycurl()
+    assert sys.modules["collections"] is real
+    monkeypatch.delitem(sys.modules, "collections")
+    provider._load_pycurl()
+    assert "collections" not in sys.modules
+    # A pycurl that wants more is left to be loaded in the ordinary way.
+    monkeypatch.setitem(sys.modules, "pycurl", None)
+    provider._load_pycurl()
+    assert "pycurl" not in sys.modules
+    assert "collections" not in sys.modules
+
+
+def test_a_clock_before_our_own_certificate(local: Device, world: Time) -> None:
+    config = configuration.load(str(local.config))
+    assert not provider._clock_behind(config)
+    world.wall = 0
+    assert provider._clock_behind(config)
+    config.certificate_file = str(local.config)
+    assert not provider._clock_behind(config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "2018-01-18T09:18:06", "2018-02-30T00:00:00Z", "2018-01-18T24:00:00Z", "1969-12-31T23:59:59Z",
+        "2018-01-18T09:18:06.Z", "2018-01-18T09:18:06.1234567890Z", "2018/01/18T09:18:06Z",
+        "2018-13-01T00:00:00Z", "2018-01-18 09:18:06Z", "201x-01-18T09:18:06Z", "2018-01-18T09:18:06+01:00",
+        "Sun, 06 Nov 1994 08:49 GMT     ", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 06 Foo 1994 08:49:37 GMT",
+        "Sun, 06 Nov 1994 08.49.37 GMT", "Sun, 0x Nov 1994 08:49:37 GMT", "Sun, 06 Nov 94 08:49:37 GMT",
+    ],
+)  # fmt: skip
+def test_what_is_no_time(text: str) -> None:
+    assert clock.parse_iso(text) is None
+    assert clock.parse_http(text) is None
+
+
+def test_leap_days() -> None:
+    assert clock.parse_iso("2000-02-29T00:00:00Z") == 951782400
+    assert clock.parse_iso("2024-02-29T00:00:00Z") == 1709164800
+    assert clock.parse_iso("2100-02-29T00:00:00Z") is None
+    assert clock.parse_iso("1970-01-01T00:00:00Z") == 0
+
+
+def test_events_survive_a_closed_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events.event("done", good=True, bad=False, left=None, wait=3.25, path="/a b")
+    assert capsys.readouterr().err == 'event=done good=true bad=false wait=3.2 path="/a b"\n'
+
+    class Closed:
+        def write(self, text: str) -> None:
+            raise ValueError("closed")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    events.event("done")

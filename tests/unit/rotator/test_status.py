@@ -1,0 +1,214 @@
+"""`status`: tells the truth on one screen, and by its exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Device, Time
+from cryptography.hazmat.primitives.asymmetric import ec
+from pki import DAY, Authority, now
+from test_doctor import control_socket, listing
+
+from edge_rotator import replication, status
+from edge_rotator.errors import KINDS
+
+
+@pytest.fixture
+def seen(local: Device, world: Time, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A device whose status goes by the test's clock, and whose certificate has a year."""
+    for module in (status, replication):
+        monkeypatch.setattr(module, "read_clock", world.read)
+    local.configure(delivery={"litestream_socket": ""})
+    return local
+
+
+def ask(device: Device, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the JSON report, whose exit code is the command's."""
+    capsys.readouterr()
+    code = device.tick("status", "--json")
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert report["exit_code"] == code
+    return report
+
+
+def screen(device: Device, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the human form, which fits 80 by 24."""
+    capsys.readouterr()
+    device.tick("status")
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= 80, text
+    assert len(text.splitlines()) <= 24, text
+    return text
+
+
+def renew(device: Device, authority: Authority, days: float, age: float) -> None:
+    """Give the device a certificate of so many days, so many days ago."""
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    start = now() - age * DAY
+    device.certificate.write_bytes(authority.sign("edge01", key, start=start, days=days))
+
+
+def test_healthy(seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with control_socket(tmp_path / "s", listing(2.0)) as path:
+        seen.configure(delivery={"litestream_socket": str(path)})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+        text = screen(seen, capsys)
+    assert (report["level"], report["problems"]) == ("ok", [])
+    assert report["credentials"]["remaining_s"] == pytest.approx(840, abs=2)
+    assert report["replication"]["databases"]["/db0"]["age_s"] == pytest.approx(2, abs=2)
+    for words in ("edge01, process mode", "role alias edge-litestream", "last 14 min more", "/db0: synced"):
+        assert words in text
+    assert "canary" not in text.replace(str(tmp_path), "")
+
+
+def test_never_rotated(seen: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    report = ask(seen, capsys)
+    assert (report["level"], report["exit_code"]) == ("critical", 2)
+    assert report["last_rotation"] is None
+    text = screen(seen, capsys)
+    assert "none that are valid" in text and "never" in text and "at the next tick" in text
+
+
+def test_failure_with_good_credentials_says_how_long_they_last(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert seen.tick() == 0
+    seen.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
+    world.advance(500)
+    assert seen.tick() == 31
+    report = ask(seen, capsys)
+    assert report["exit_code"] == 1
+    assert report["last_error"]["current"] is True
+    assert report["credentials"]["remaining_s"] == pytest.approx(340, abs=2)
+    text = screen(seen, capsys)
+    assert "policy_denied (now)" in text
+    assert "AssumeRoleWithCertificate" in text.replace("\n" + " " * 14, " ")
+    world.advance(1000)
+    seen.server.respond = seen.server.good
+    assert seen.tick() == 0
+    assert ask(seen, capsys)["last_error"]["current"] is False
+    assert "policy_denied (mended since" in screen(seen, capsys)
+
+
+def test_longest_of_everything_fits(
+    seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Many databases, long names, every problem at once."""
+    seen.tick()
+    state = seen.state
+    longest = max(KINDS.values(), key=lambda kind: len(kind.mend))
+    state["last_error"] = {"kind": longest.name, "detail": "word " * 60, "wall": world.wall}
+    state["clock_skew"] = 5000.0
+    (seen.root / "state/state.json").write_text(json.dumps(state))
+    with control_socket(tmp_path / "s", listing(*[900.0] * 20, None)) as path:
+        seen.configure(
+            provider={"endpoint": "a" * 60 + ".credentials.iot.eu-central-1.amazonaws.com"},
+            delivery={"litestream_socket": str(path)},
+        )
+        text = screen(seen, capsys)
+    assert "never synced" in text
+    assert "more, synced later" in text
+    assert "more (--json)" in text
+
+
+@pytest.mark.parametrize(
+    ("days", "age", "code"),
+    [
+        (365, 0, 0),
+        (365, 334, 0),
+        (365, 336, 1),  # 29 of 365 days left: 30 days are the limit
+        (30, 1, 0),  # a third of its validity is, where that is less
+        (30, 19, 0),
+        (30, 21, 1),
+        (30, 31, 2),
+    ],
+)
+def test_certificate(
+    seen: Device,
+    pki: tuple[Authority, Authority, Path],
+    capsys: pytest.CaptureFixture[str],
+    days: float,
+    age: float,
+    code: int,
+) -> None:
+    assert seen.tick() == 0
+    renew(seen, pki[1], days, age)
+    report = ask(seen, capsys)
+    problems = [text for text in report["problems"] if "certificate" in text]
+    assert (report["exit_code"], bool(problems)) == (code, bool(code))
+    screen(seen, capsys)
+
+
+def test_certificate_that_cannot_be_read(seen: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    assert seen.tick() == 0
+    seen.certificate.unlink()
+    assert "the certificate cannot be read" in ask(seen, capsys)["problems"]
+    screen(seen, capsys)
+
+
+def test_device_that_boots_in_1970_recovers_by_itself(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No RTC, no network time yet: it says so; once the clock is set the next tick rotates."""
+    right = world.wall
+    world.wall = 100.0
+    seen.server.now = lambda: right
+    assert seen.tick() in (0, 50), "the fault server's TLS goes by the real clock"
+    report = ask(seen, capsys)
+    assert report["clock_set"] is False
+    assert any("the clock is not set: it says 1970-01-01" in text for text in report["problems"])
+    assert any("not valid yet" in text for text in report["problems"])
+    assert abs(report["clock_skew_s"]) > 1e9
+    world.wall = right
+    assert seen.tick("due") == 0
+    assert seen.tick() == 0
+    report = ask(seen, capsys)
+    assert report["clock_set"] is True
+    assert abs(report["clock_skew_s"]) < 5
+    assert report["last_error"]["current"] is False
+
+
+def test_600_s_off(seen: Device, world: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    world.server = 600.0
+    assert seen.tick() == 50
+    report = ask(seen, capsys)
+    assert report["credentials"]["remaining_s"] > 800, "good all the same"
+    assert report["last_error"]["class"] == "clock_wrong"
+    assert report["last_error"]["current"] is True
+    assert report["clock_skew_s"] == pytest.approx(-600, abs=2)
+    assert len(report["problems"]) == 1
+    world.wall += 600
+    world.server = 0.0
+    assert seen.tick() == 0
+    assert ask(seen, capsys)["last_error"]["current"] is False
+
+
+def test_restart_that_failed(seen: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    seen.configure(delivery={"mode": "environment"})
+    seen.fake("restart", code=1)
+    assert seen.tick() == 71
+    report = ask(seen, capsys)
+    assert report["restart_pending"] is True
+    assert report["last_error"]["current"] is True
+    assert "has yet to be restarted" in screen(seen, capsys)
+
+
+def test_unknown(seen: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen.configure(service={"state_directory": "/nowhere"})
+    assert seen.tick("status") == 3
+    assert "cannot read /nowhere" in capsys.readouterr().out
+    seen.config.write_text("nonsense")
+    assert seen.tick("status", "--json") == 3
+    assert json.loads(capsys.readouterr().out)["level"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h 0 min"), (2 * 86400, "2 d"), (-5, "5 s")],
+)
+def test_span(seconds: float, text: str) -> None:
+    assert status.span(seconds) == text
