@@ -29,15 +29,21 @@ class Clock:
         return self.wall - self.boot
 
 
+# In a container a unit with a /proc of its own would read the host's boot id, and a shell the container's;
+# the copy that systemd-tmpfiles makes at boot is one for both.
+BOOT_ID_FILES = ("/run/edge-rotator/boot-id", "/proc/sys/kernel/random/boot_id")
+
 _boot_id: list[str] = []  # read once: no process outlives its boot
 
 
 def _read_boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read(64).decode("ascii").strip()
-    except (OSError, ValueError):
-        return ""
+    for path in BOOT_ID_FILES:
+        try:
+            with open(path, "rb") as file:
+                return file.read(64).decode("ascii").replace("-", "").strip()
+        except (OSError, ValueError):
+            continue
+    return ""
 
 
 def read_clock() -> Clock:

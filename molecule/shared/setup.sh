@@ -9,9 +9,10 @@ cache=${EDGE_CACHE_DIR:?}
 say() { printf '==> %s\n' "$*" >&2; }
 
 # The lab's machines, the compiler for pycurl, real tokens and tools for the unit tests.
-packages="ca-certificates gcc gnutls-bin iproute2 iptables libc6-dev libcurl4-openssl-dev libengine-pkcs11-openssl
-libssl-dev libtpm2-pkcs11-1 libtpm2-pkcs11-tools mmdebstrap opensc openssh-client openssl p11-kit prometheus python3
-python3-dev python3-pycurl python3-venv shellcheck softhsm2 sudo swtpm swtpm-tools systemd-container tpm2-abrmd"
+packages="ca-certificates dbus gcc gnutls-bin iproute2 iptables libc6-dev libcurl4-openssl-dev
+libengine-pkcs11-openssl libssl-dev libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 mmdebstrap opensc
+opensc-pkcs11 openssh-client openssl p11-kit python3 python3-dev python3-pycurl python3-venv shellcheck softhsm2 sudo
+swtpm swtpm-tools systemd-container tpm2-abrmd tpm2-tools"
 missing=
 for package in $packages; do
     dpkg-query --show --showformat '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' ||
@@ -36,6 +37,21 @@ if [ -n "$missing" ]; then
     }
     [ -z "$ours" ] || rm -f "$ours"
     rm -f "$root/.apt.log"
+fi
+
+# Only promtool of the package prometheus, whose service nobody wants here.
+if ! command -v promtool >/dev/null && [ ! -x "$cache/bin/promtool" ]; then
+    say "unpacking promtool into $cache/bin"
+    mkdir -p "$cache/bin"
+    folder=$(mktemp -d)
+    (
+        cd "$folder"
+        chmod 755 .
+        apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }
+        dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --to-stdout ./usr/bin/promtool >promtool
+    )
+    install -m 755 "$folder/promtool" "$cache/bin/promtool"
+    rm -rf "$folder"
 fi
 
 python=

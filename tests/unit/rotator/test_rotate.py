@@ -296,7 +296,7 @@ def test_a_tick_ends_the_process_itself(local: Device, monkeypatch: pytest.Monke
 
 
 def test_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(clock.read_clock().boot_id) == 36
+    assert len(clock.read_clock().boot_id) == 32
 
     def absent(*_: object) -> None:
         raise FileNotFoundError
