@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+
 from edge_cloud import sigv4
 from edge_cloud.gate import Gate
 from edge_cloud.ledger import Key, Ledger

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from lab import image
 from lab.settings import LabError, inventory, select
 

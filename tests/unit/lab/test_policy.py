@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from edge_cloud import policy
 from edge_cloud.ledger import AUDITOR, DEVICE, Key
 from edge_cloud.s3errors import S3Error

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import replace
 
 import pytest
+
 from edge_cloud import sigv4
 from edge_cloud.ledger import DEVICE, Key
 from edge_cloud.s3errors import S3Error
