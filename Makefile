@@ -39,7 +39,7 @@ test: setup lint unit molecule ## lint, unit tests and Molecule scenarios: what 
 lint: setup ## ansible-lint, yamllint, ruff, mypy, shellcheck
 	@echo '==> lint' >&2
 	yamllint --strict .
-	ansible-lint --strict --offline --quiet
+	ansible-lint --strict --offline -q
 	ruff check --quiet .
 	ruff format --check --quiet .
 	mypy --no-error-summary

@@ -1,9 +1,14 @@
 #!/usr/bin/env python3
-"""Write docs/variables.md from the roles' argument specs; with --check, fail where it has drifted."""
+"""Write the pages of docs/ that are made from the source; with --check, fail where one has drifted.
+
+variables.md from the roles' argument specs, errors.md from edge_rotator/errors.py, cli.md from the
+help texts in edge_rotator/usage.py.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,8 +17,17 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "docs/variables.md"
+sys.path.insert(0, str(ROOT))
+
+from edge_rotator import errors, schedule, usage  # noqa: E402
+
 ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "health_check"]
+RETRIES = {
+    errors.TRANSIENT: f"after {schedule.FIRST_BACKOFF / 60:.0f}, 2, 4 … {schedule.MAX_BACKOFF / 60:.0f} min",
+    errors.PERMANENT: f"every {schedule.MAX_BACKOFF / 60:.0f} min",
+    errors.LATCH: "not until the PIN file changes",
+    errors.NONE: "at the next tick",
+}
 
 
 def plain(text: str) -> str:
@@ -48,8 +62,8 @@ def table(role: str) -> list[str]:
     return [*lines, ""]
 
 
-def page() -> str:
-    """Put the whole page together."""
+def variables() -> str:
+    """Put the page of the variables together."""
     lines = [
         "# Variables",
         "",
@@ -63,17 +77,68 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def error_table() -> str:
+    """Put the page of the error classes together."""
+    lines = [
+        "# Exit codes and error classes",
+        "",
+        "Made by `make docs` from `edge_rotator/errors.py`; a test fails where it drifts.",
+        "",
+        "The class is the name for machines: `error=` in the journal, `last_error.class` in",
+        "`edge-rotator status --json`, the label `class` of `edge_rotator_attempts_total`. The code is the",
+        "exit code of `edge-rotator rotate` and `edge-rotator csr`. Neither ever changes its meaning.",
+        "0 is success, 2 a wrong command line. `due`, `status` and `doctor` have exit codes of their",
+        "own: see [cli.md](cli.md).",
+        "",
+        "| code | class | next attempt | mend |",
+        "|---|---|---|---|",
+    ]
+    for kind in sorted(errors.KINDS.values(), key=lambda kind: kind.exit_code):
+        mend = kind.mend.replace("|", "\\|")
+        lines.append(f"| {kind.exit_code} | `{kind.name}` | {RETRIES[kind.retry]} | {mend} |")
+    lines += [
+        "",
+        "Up to a tenth of jitter is added to every wait. A `Retry-After` of the provider lengthens it, to",
+        f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h at most. Where `expected_lifetime` is below 15 min, the",
+        "first wait is a fifteenth of it. Where there is one fixed wait, it also ends when configuration,",
+        "certificate or CA bundle change.",
+        "`sudo systemctl start edge-rotator-force.service` ends every wait but that for a new PIN.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cli() -> str:
+    """Put the page of the command line together, from what `--help` prints."""
+    os.environ["COLUMNS"] = "80"
+    top = usage.parser()
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    lines = [
+        "# The command `edge-rotator`",
+        "",
+        "Made by `make docs` from the help texts; a test fails where it drifts.",
+    ]
+    for parser in (top, *commands.choices.values()):
+        lines += ["", f"## {parser.prog}", "", "```text", parser.format_help().rstrip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"variables.md": variables, "errors.md": error_table, "cli.md": cli}
+
+
 def main() -> int:
-    """Write the page, or compare it."""
+    """Write the pages, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
-        if not TARGET.is_file() or TARGET.read_text() != page():
-            print(f"{TARGET} does not show the argument specs any more: run make docs", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(page())
-    return 0
+    check = parser.parse_args().check
+    drifted = 0
+    for name, page in PAGES.items():
+        target = ROOT / "docs" / name
+        if not check:
+            target.write_text(page())
+        elif not target.is_file() or target.read_text() != page():
+            print(f"{target} does not show its source any more: run make docs", file=sys.stderr)
+            drifted = 1
+    return drifted
 
 
 if __name__ == "__main__":

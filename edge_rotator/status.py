@@ -26,6 +26,7 @@ CLOCK_SLACK = 60.0  # s that the clock may be behind the configuration's own dat
 WIDTH = 80
 MOST_PROBLEMS = 5
 MOST_DATABASES = 3
+RESTART_GRACE = 15.0  # s; a stop with its last sync, and the first sync after the start
 REPLICATION_WARNING = 300.0  # s; Litestream's longest back-off
 
 
@@ -82,6 +83,8 @@ def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[st
     success = state.success
     left = schedule.remaining(state, clock) if facts.credentials else 0.0
     pending = schedule.restart_pending(state, facts, config.mode, clock)
+    in_this_boot = success and success.boot_id == clock.boot_id and config.mode == "environment"
+    restarted = clock.boot - success.boot if success and in_this_boot else None
     installed = (facts.watched.get(config.path) or [0, 0, 0])[1] / 1e9
     report: dict[str, Any] = {
         "thing": config.thing_name,
@@ -95,6 +98,7 @@ def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[st
         "last_error": _error(state, clock, pending),
         "pin_latched": schedule.latched(state, facts),
         "restart_pending": pending,
+        "restarted_s_ago": restarted,
         "now": format_iso(clock.wall),
         "clock_set": clock.wall >= installed - CLOCK_SLACK,
         "clock_skew_s": -state.clock_skew,
@@ -148,10 +152,13 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     elif remaining < report["certificate"]["warning_s"]:
         level = CRITICAL if remaining <= 0 else WARNING
         found.append((level, "the certificate has expired or soon will"))
-    if report["replication"]["error"] and report["replication"]["socket"]:
+    # Just restarted, Litestream may have nothing to tell yet.
+    settling = report["restarted_s_ago"] is not None and report["restarted_s_ago"] < RESTART_GRACE
+    if report["replication"]["error"] and report["replication"]["socket"] and not settling:
         found.append((WARNING, "Litestream does not answer"))
     for path, database in report["replication"]["databases"].items():
-        if database["age_s"] is None or database["age_s"] > REPLICATION_WARNING:
+        age = database["age_s"]
+        if (age is None and not settling) or (age is not None and age > REPLICATION_WARNING):
             found.append((WARNING, f"{path} has not been replicated lately"))
     return max((level for level, _ in found), default=OK), [text for _, text in found]
 

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-HOSTS_FILE = REPOSITORY / "inventory" / "lab" / "hosts.yml"
+# A scenario with machines of its own names its list by $EDGE_LAB_INVENTORY.
+HOSTS_FILE = Path(os.environ.get("EDGE_LAB_INVENTORY") or REPOSITORY / "inventory/lab/hosts.yml")
 
 BRIDGE = "edgelab0"
 SUBNET = ipaddress.ip_network("10.83.0.0/24")

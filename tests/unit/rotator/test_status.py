@@ -212,3 +212,17 @@ def test_unknown(seen: Device, capsys: pytest.CaptureFixture[str], monkeypatch: 
 )
 def test_span(seconds: float, text: str) -> None:
     assert status.span(seconds) == text
+
+
+def test_a_restart_is_no_reason_to_warn(
+    seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a moment after each rotation Litestream has nothing to tell: monitoring must not flap."""
+    socket = str(tmp_path / "not-listening-yet")
+    seen.configure(delivery={"mode": "environment", "litestream_socket": socket})
+    seen.fake("restart", code=0)
+    assert seen.tick() == 0
+    assert ask(seen, capsys)["problems"] == []
+    world.boot += 20
+    world.wall += 20
+    assert ask(seen, capsys)["problems"] == ["Litestream does not answer"]

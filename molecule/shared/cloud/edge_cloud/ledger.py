@@ -80,16 +80,18 @@ class Ledger:
 
     def __init__(self, path: Path | str) -> None:
         self._path = str(path)
-        self._local = threading.local()
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
 
     def _db(self) -> sqlite3.Connection:
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
-            db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = OFF")
-            self._local.db = db
-        return db
+        # One for all threads: SQLite keeps the files of closed connections open while others hold a lock.
+        with self._lock:
+            if self._connection is None:
+                db = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = OFF")
+                self._connection = db
+            return self._connection
 
     def create(self, alias: str, lifetime_s: int) -> None:
         """Make the tables, a first role alias and the auditor's key, whichever are missing."""
@@ -230,18 +232,19 @@ class Ledger:
     def take_faults(self, names: Iterable[str], thing: str | None) -> list[Fault]:
         """Return the active faults of these names that concern a thing, and count them down."""
         wanted = set(names)
-        db = self._db()
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            hits = [f for f in self.faults() if f.name in wanted and f.thing in {None, thing}]
-            for fault in hits:
-                if fault.remaining == 1:
-                    db.execute("DELETE FROM fault WHERE id = ?", (fault.number,))
-                elif fault.remaining is not None:
-                    db.execute("UPDATE fault SET remaining = remaining - 1 WHERE id = ?", (fault.number,))
-        finally:
-            db.execute("COMMIT")
-        return hits
+        with self._lock:
+            db = self._db()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                hits = [f for f in self.faults() if f.name in wanted and f.thing in {None, thing}]
+                for fault in hits:
+                    if fault.remaining == 1:
+                        db.execute("DELETE FROM fault WHERE id = ?", (fault.number,))
+                    elif fault.remaining is not None:
+                        db.execute("UPDATE fault SET remaining = remaining - 1 WHERE id = ?", (fault.number,))
+            finally:
+                db.execute("COMMIT")
+            return hits
 
 
 def _fault(number: int, spec: str, thing: str | None, remaining: int | None) -> Fault:
