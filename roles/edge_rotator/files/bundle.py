@@ -2,7 +2,8 @@
 """Put together, on the control node, what a device runs: the rotator, pycurl, python-pkcs11 and a launcher.
 
 A bundle is a tar archive per platform, named by a digest of all that went into it, so that an unchanged
-one is never made or pushed twice. Devices need neither PyPI nor a compiler.
+one is never made or pushed twice. Devices need neither PyPI nor a compiler. With Debian's own pycurl
+(--pycurl debian) nothing is compiled anywhere.
 
   plan      say which bundle a platform needs and what is missing for it (JSON)
   sources   download, by the locks' hashes, what a build host needs to compile pycurl
@@ -37,10 +38,12 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "lib"))
-from edge_rotator.cli import main  # noqa: E402
+{more}from edge_rotator.cli import main  # noqa: E402
 
 sys.exit(main())
 """
+# At the end: nothing of Debian's may stand before the standard library or the bundle.
+DEBIAN_PACKAGES = 'sys.path.append("/usr/lib/python3/dist-packages")\n'
 
 
 class BundleError(Exception):
@@ -56,7 +59,9 @@ class Plan:
         self.lock = self.root / "files/device-requirements.lock"
         self.build_lock = self.root / "files/device-build-requirements.lock"
         self.platform = f"{self.release}-{self.machine}-cp{self.python.replace('.', '')}"
-        self.compiled = list(COMPILED)
+        debian_pycurl = args.pycurl == "debian"
+        self.launcher = LAUNCHER.format(more=DEBIAN_PACKAGES if debian_pycurl else "")
+        self.compiled = [] if debian_pycurl else list(COMPILED)
         self.wheels = list(WHEELS)
         if self.machine not in WHEEL_PLATFORMS:  # no wheel of python-pkcs11 for 32-bit Arm
             self.compiled.append("python-pkcs11")
@@ -66,7 +71,7 @@ class Plan:
         self.built = self.cache / f"wheels-{self.platform}-{lock_digest}"
         self.sources = self.cache / f"sources-{lock_digest}-{'-'.join(self.compiled)}"
         self.package = sorted((self.root / "edge_rotator").glob("*.py"))
-        digest = hashlib.sha256(f"{self.platform} {lock_digest} {LAUNCHER}".encode())
+        digest = hashlib.sha256(f"{self.platform} {lock_digest} {self.launcher}".encode())
         for module in self.package:
             digest.update(module.name.encode() + module.read_bytes())
         version = re.search(r'^version = "([^"]+)"', (self.root / "pyproject.toml").read_text(), re.MULTILINE)
@@ -75,11 +80,17 @@ class Plan:
         self.version = f"{version[1]}-{digest.hexdigest()[:12]}"
         self.bundle = self.cache / f"edge-rotator-{self.version}-{self.platform}.tar.gz"
 
+    def built_wheel(self, name: str) -> list[Path]:
+        """Compiled wheel of a package in the cache: none or one."""
+        return list(self.built.glob(f"{name.replace('-', '_')}-*.whl"))
+
+    def built_wheels(self) -> list[Path]:
+        """Compiled wheels this bundle takes from the cache, which may hold another variant's too."""
+        return [wheel for name in self.compiled for wheel in self.built_wheel(name)]
+
     def missing(self) -> list[str]:
         """Names of the packages whose compiled wheel is not in the cache yet."""
-        return [
-            name for name in self.compiled if not list(self.built.glob(f"{name.replace('-', '_')}-*.whl"))
-        ]
+        return [name for name in self.compiled if not self.built_wheel(name)]
 
     def report(self) -> dict[str, object]:
         """Tell Ansible what it works with."""
@@ -170,7 +181,7 @@ def assemble(plan: Plan) -> None:
             "--requirement", str(subset(plan.lock, plan.wheels, folder / "wheels.lock")),
         )  # fmt: skip
         tree = folder / "tree"
-        for wheel in [*downloaded.glob("*.whl"), *plan.built.glob("*.whl")]:
+        for wheel in [*downloaded.glob("*.whl"), *plan.built_wheels()]:
             with zipfile.ZipFile(wheel) as packed:
                 packed.extractall(tree / "lib")  # noqa: S202 - verified by its hash, or built here
         package = tree / "lib/edge_rotator"
@@ -179,7 +190,7 @@ def assemble(plan: Plan) -> None:
             (package / module.name).write_bytes(module.read_bytes())
         launcher = tree / "bin/edge-rotator"
         launcher.parent.mkdir()
-        launcher.write_text(LAUNCHER)
+        launcher.write_text(plan.launcher)
         launcher.chmod(0o755)
         fresh = folder / "bundle.tar.gz"
         with tarfile.open(fresh, "w:gz") as packed_bundle:
@@ -207,6 +218,10 @@ def main() -> int:
     parser.add_argument("--release", required=True, help="Debian release of the device, like bookworm")
     parser.add_argument("--machine", required=True, help="architecture of the device, like aarch64")
     parser.add_argument("--python", required=True, help="Python of the device, like 3.11")
+    parser.add_argument(
+        "--pycurl", choices=["bundled", "debian"], default="bundled",
+        help="where pycurl comes from: compiled for the bundle, or the device's python3-pycurl (GnuTLS)",
+    )  # fmt: skip
     try:
         args = parser.parse_args()
         Path(args.cache).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,42 @@
+"""One variable takes a device to another backend; key, certificate and data stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from experiment import observe
+
+
+@pytest.fixture(autouse=True)
+def _only_the_switched(name: str) -> None:
+    if name != "edge04":
+        pytest.skip("edge04 is the one that changed")
+
+
+def test_it_rotates_with_debians_pycurl(host: Any, name: str, wait_for: Callable[..., Any]) -> None:
+    since = float(host.file("/run/edge-switched-at").content_string)
+    wait_for(lambda: len(observe.events(name, "rotated", since)) >= 2, 120)
+    # The play changes link and configuration one after the other; a tick in between mends itself.
+    assert len(observe.events(name, "failed", since)) <= 1
+    # A Litestream that was restarted this second has not synced yet, and the doctor says so.
+    wait_for(lambda: host.run("edge-rotator doctor --login").rc == 0, 30)
+    assert "gnutls by libcurl" in host.run("edge-rotator doctor").stdout
+
+
+def test_nothing_was_compiled_for_it(host: Any) -> None:
+    assert host.package("python3-pycurl").is_installed
+    assert "pycurl" not in host.check_output("ls /opt/edge-rotator/current/lib")
+    assert host.run("command -v gcc cc pip3 curl-config").stdout == ""
+
+
+def test_replication_goes_on(host: Any, name: str) -> None:
+    try:
+        observe.finish_replication(name)
+        here, there = observe.rows(name, observe.DATABASE), observe.restore(name)
+    finally:
+        host.check_output("systemctl start health-check.service")
+    assert there.rows == here.rows
+    assert len({row.split("|")[0] for row in here.rows}) == len(here.rows)

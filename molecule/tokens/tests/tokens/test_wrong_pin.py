@@ -1,0 +1,108 @@
+"""A wrong PIN costs one try of the token, ever, and the right one mends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import TPM_DEVICE
+
+from experiment import observe
+
+TPM = "--tcti=tabrmd:"
+LAST = "LastTriggerUSecMonotonic"
+
+
+def lockout_counter(host: Any) -> int:
+    """Failed authorisations the TPM remembers; at 3 (by default) it refuses all."""
+    shown = host.check_output(f"tpm2_getcap {TPM} properties-variable")
+    return int(re.search(r"TPM2_PT_LOCKOUT_COUNTER: (0x[0-9A-F]+)", shown)[1], 16)  # type: ignore[index]
+
+
+def ticks(host: Any, number: int, wait_for: Callable[..., Any]) -> None:
+    """Wait until the timer has fired that often."""
+    seen: set[str] = set()
+
+    def enough() -> bool:
+        seen.add(host.check_output(f"systemctl show --property={LAST} --value edge-rotator.timer"))
+        return len(seen) > number
+
+    wait_for(enough, 120)
+
+
+@pytest.fixture
+def wrong_pin(host: Any, name: str) -> Iterator[float]:
+    """Give the device a wrong PIN and let it rotate; the right one is back afterwards."""
+    host.check_output("systemctl stop edge-rotator.timer")
+    host.check_output("rm -f /run/edge-alarm.*; cp -p /etc/edge-token/pin /run/right-pin")
+    since = observe.now(name)
+    try:
+        host.check_output("printf 00000000 > /etc/edge-token/pin")
+        host.run("systemctl start edge-rotator-force.service")
+        host.check_output("systemctl start edge-rotator.timer")
+        yield since
+    finally:
+        host.check_output("date +%s.%N > /run/right-pin-since")
+        host.check_output("cat /run/right-pin > /etc/edge-token/pin && rm /run/right-pin")
+
+
+def test_one_login_and_no_more(
+    host: Any, name: str, wait_for: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    counted = lockout_counter(host) if name == TPM_DEVICE else 0
+    since = request.getfixturevalue("wrong_pin")
+
+    ticks(host, 10, wait_for)
+    host.run("systemctl start edge-rotator-force.service")
+    refused = host.run("sudo -u edge-rotator edge-rotator status")
+    assert refused.rc != 0
+    assert "pin_refused" in refused.stdout
+    # The timer's ten ticks were quiet, and the forced run was refused without asking the token.
+    failed = observe.events(name, "failed", since)
+    assert [event.fields["error"] for event in failed] == ["pin_refused", "pin_refused"]
+    assert "latched" in failed[1].fields["detail"]
+    assert observe.events(name, "rotated", since) == []
+    if name == TPM_DEVICE:
+        assert lockout_counter(host) == counted + 1
+    else:
+        assert host.file("/run/edge-alarm.edge-rotator-force.service").exists, "OnFailure= was started"
+
+
+def test_the_right_pin_rotates_again(host: Any, name: str, wait_for: Callable[..., Any]) -> None:
+    """Runs after the test above, whose end put the right PIN back."""
+    since = float(host.file("/run/right-pin-since").content_string)
+    wait_for(lambda: observe.events(name, "rotated", since), 60)
+    assert wait_for(lambda: host.run("sudo -u edge-rotator edge-rotator status").rc == 0, 60)
+
+
+def test_a_locked_tpm_is_unlocked_as_the_documentation_says(
+    host: Any, name: str, wait_for: Callable[..., Any]
+) -> None:
+    if name != TPM_DEVICE:
+        pytest.skip("only a TPM locks")
+    host.check_output("systemctl stop edge-rotator.timer")
+    try:
+        # Somebody guesses, beside the rotator, until the TPM has enough.
+        guess = (
+            "GUESS=wrongwrong setpriv --reuid=edge-rotator --regid=edge-rotator --init-groups "
+            "env TPM2_PKCS11_STORE=/var/lib/edge-token TPM2_PKCS11_TCTI=tabrmd: pkcs11-tool "
+            "--module /usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so "
+            "--token-label edge --login --pin env:GUESS -O"
+        )
+        for _ in range(4):
+            host.run(guess)
+        assert "inLockout:                 1" in host.check_output(f"tpm2_getcap {TPM} properties-variable")
+        found = host.run("edge-rotator doctor --login")
+        assert found.rc == 1
+        assert "pin_locked" in found.stdout, found.stdout
+        host.check_output(f"tpm2_dictionarylockout {TPM} --clear-lockout")
+        assert lockout_counter(host) == 0
+        # The latch opens when the PIN file is written again, with the same PIN.
+        host.check_output("touch /etc/edge-token/pin")
+    finally:
+        host.check_output("systemctl start edge-rotator.timer")
+    since = observe.now(name)
+    wait_for(lambda: observe.events(name, "rotated", since), 90)
+    assert host.run("edge-rotator doctor --login").rc == 0

@@ -1,0 +1,143 @@
+#!/usr/bin/python3
+"""Initialise a token through its PKCS#11 module, as its service user.
+
+In this process, so that the PINs are in nobody's argv or environment: softhsm2-util takes them from argv,
+pkcs11-tool takes at most 20 characters from a terminal, and tpm2_ptool hands what opens the TPM's objects
+to the argv of tpm2_create. Prints "initialised" when it made a token, "present" when a ready one was there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import pwd
+from collections.abc import Iterator
+from ctypes import c_ulong
+from pathlib import Path
+
+PIN_LENGTH = range(4, 129)  # what SoftHSM and a TPM take
+USER_PIN_INITIALIZED, TOKEN_INITIALIZED = 0x8, 0x400  # CK_TOKEN_INFO.flags
+RW_SERIAL_SESSION, SECURITY_OFFICER = 0x6, 0
+
+
+class TokenInfo(ctypes.Structure):
+    """The beginning of CK_TOKEN_INFO, and room for the rest."""
+
+    _fields_ = (
+        ("label", ctypes.c_char * 32),
+        ("maker", ctypes.c_char * 64),
+        ("flags", c_ulong),
+        ("rest", ctypes.c_char * 256),
+    )
+
+
+class Module:
+    """A PKCS#11 module; a function that fails ends the program with its name and return value."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.library = ctypes.CDLL(path)
+
+    def call(self, function: str, *arguments: object) -> None:
+        """Call C_`function`."""
+        code = getattr(self.library, f"C_{function}")(*arguments)
+        if code:
+            raise SystemExit(f"{self.path}: C_{function} failed with 0x{code & 0xFFFFFFFF:X}")
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Between C_Initialize and C_Finalize; a module shows a new token after a new start."""
+        self.call("Initialize", None)
+        try:
+            yield
+        finally:
+            self.call("Finalize", None)
+
+    def tokens(self) -> list[tuple[int, str, int]]:
+        """List slot, label and flags of every token."""
+        count = c_ulong(0)
+        self.call("GetSlotList", ctypes.c_ubyte(1), None, ctypes.byref(count))
+        slots = (c_ulong * count.value)()
+        self.call("GetSlotList", ctypes.c_ubyte(1), slots, ctypes.byref(count))
+        found = []
+        for slot in slots[: count.value]:
+            info = TokenInfo()
+            self.call("GetTokenInfo", c_ulong(slot), ctypes.byref(info))
+            found.append((slot, info.label.decode(errors="replace").rstrip(), info.flags))
+        return found
+
+    def initialise_token(self, slot: int, label: str, so_pin: bytes) -> None:
+        """Make an empty token with a security officer's PIN."""
+        padded = label.encode().ljust(32)
+        self.call("InitToken", c_ulong(slot), so_pin, c_ulong(len(so_pin)), padded)
+
+    def initialise_pin(self, slot: int, pin: bytes, so_pin: bytes) -> None:
+        """Give the user a PIN, as the security officer."""
+        session = c_ulong(0)
+        self.call("OpenSession", c_ulong(slot), c_ulong(RW_SERIAL_SESSION), None, None, ctypes.byref(session))
+        self.call("Login", session, c_ulong(SECURITY_OFFICER), so_pin, c_ulong(len(so_pin)))
+        self.call("InitPIN", session, pin, c_ulong(len(pin)))
+
+
+def read_pin(path: Path) -> bytes:
+    """Read a PIN from its file."""
+    pin = path.read_text(encoding="ascii")
+    if not pin.isprintable() or len(pin) not in PIN_LENGTH:
+        raise SystemExit(
+            f"{path} holds {len(pin)} characters, or a line break: "
+            "write 4 to 128 printable characters and nothing else into it, or remove it for a new PIN"
+        )
+    return pin.encode()
+
+
+def become(user: str) -> None:
+    """Drop from root to `user`, so that the store's files belong to it."""
+    entry = pwd.getpwnam(user)
+    os.initgroups(user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    os.umask(0o077)
+
+
+def initialise(module: Module, label: str, pin: bytes, so_pin: bytes) -> str:
+    """Bring the token to where its user can log in; finish what an interrupted run began."""
+    with module.started():
+        tokens = module.tokens()
+        named = [flags for _, name, flags in tokens if name == label and flags & TOKEN_INITIALIZED]
+        if len(named) > 1:
+            raise SystemExit(f"{len(named)} tokens are labelled {label!r}: remove or rename all but one")
+        if named and named[0] & USER_PIN_INITIALIZED:
+            return "present"
+        if not named:
+            free = [slot for slot, _, flags in tokens if not flags & TOKEN_INITIALIZED]
+            if not free:
+                raise SystemExit(f"{module.path} has no token labelled {label!r} and no slot for a new one")
+            module.initialise_token(free[0], label, so_pin)
+    with module.started():
+        slots = [slot for slot, name, _ in module.tokens() if name == label]
+        if len(slots) != 1:
+            raise SystemExit(f"{len(slots)} tokens are labelled {label!r} after its initialisation")
+        module.initialise_pin(slots[0], pin, so_pin)
+    return "initialised"
+
+
+def main() -> None:
+    """Read the arguments, make the token if it is not there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--module", required=True)
+    parser.add_argument("--label", required=True)
+    parser.add_argument("--pin-file", required=True, type=Path)
+    parser.add_argument("--so-pin-file", required=True, type=Path)
+    parser.add_argument("--user", required=True)
+    parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for the module")
+    args = parser.parse_args()
+    pin, so_pin = read_pin(args.pin_file), read_pin(args.so_pin_file)
+    become(args.user)
+    os.environ.update(item.split("=", 1) for item in args.env)
+    print(initialise(Module(args.module), args.label, pin, so_pin))
+
+
+if __name__ == "__main__":
+    main()
