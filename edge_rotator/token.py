@@ -40,6 +40,16 @@ def _detail(exc: Exception) -> str:
     return f"{type(exc).__name__} {exc}".strip()
 
 
+def _is_module(path: str) -> bool:
+    """Tell whether a file can be loaded, and is a PKCS#11 module."""
+    import ctypes
+
+    try:
+        return hasattr(ctypes.CDLL(path), "C_GetFunctionList")
+    except OSError:
+        return False
+
+
 def _load(module: str) -> Any:
     """Load and start the module. Raises `module_missing`, or `token_absent` if it does not start."""
     if not os.path.exists(module):
@@ -49,9 +59,9 @@ def _load(module: str) -> Any:
     try:
         return pkcs11.lib(module)
     except (pkcs11.PKCS11Error, RuntimeError) as exc:
-        # The plain base class: it cannot be loaded. Else it was, and what it drives (a bus, a TPM,
-        # a store) does not answer.
-        if type(exc) in (pkcs11.PKCS11Error, RuntimeError):
+        # A plain class may mean that it cannot be loaded. Else it was, and what it drives (a bus, a
+        # TPM, a store) does not answer.
+        if type(exc) in (pkcs11.PKCS11Error, RuntimeError) and not _is_module(module):
             raise RotatorError("module_missing", f"{module}: {exc}") from None
         raise RotatorError("token_absent", f"{module} does not start: {_detail(exc)}") from None
 

@@ -313,3 +313,18 @@ def test_child_that_says_nothing_is_given_up(
         monkeypatch.setattr(token, "_DIAGNOSIS_TIMEOUT", 0.5)
         monkeypatch.setattr(sys, "executable", str(program))
         assert token.diagnose(config, error) is error
+
+
+def test_a_module_that_does_not_start_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its chip, cryptoauthlib's module answers with a code that python-pkcs11 has no name for."""
+
+    def refuse(_: str) -> None:
+        raise RuntimeError("Should never see this")
+
+    monkeypatch.setattr(pkcs11, "lib", refuse)
+    text = tmp_path / "text.so"
+    text.write_text("no module")
+    for path, kind in ((SOFTHSM, "token_absent"), (str(text), "module_missing")):
+        with pytest.raises(RotatorError) as caught:
+            token.labels(path)
+        assert caught.value.kind.name == kind
