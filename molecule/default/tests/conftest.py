@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from experiment.phases import name, pytest_runtest_makereport
+
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "molecule/shared"))
+
+__all__ = ["name", "pytest_runtest_makereport"]
 HOSTS = yaml.safe_load((ROOT / "inventory/lab/hosts.yml").read_text())["all"]["children"]["edge_devices"][
     "hosts"
 ]
-
-
-@pytest.fixture
-def name(host: Any) -> str:
-    """Inventory name of the device under test."""
-    return str(host.backend.hostname)
 
 
 @pytest.fixture
@@ -52,15 +47,3 @@ def credentials(host: Any, mode: str, secret_file: str) -> dict[str, str]:
         }
     pairs = dict(line.partition("=")[::2] for line in text.splitlines() if line and not line.startswith("#"))
     return {key: value.strip('"') for key, value in pairs.items()}
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
-    """Show the journals of the device where a test failed: that is where the reason stands."""
-    report = yield
-    host = getattr(item, "funcargs", {}).get("host")
-    if report.when == "call" and report.failed and host is not None:
-        units = ["edge-rotator.service", "litestream.service", "health-check.service"]
-        matches = " ".join(f"--unit={unit}" for unit in units)
-        report.sections.append(("journal", host.run(f"journalctl --no-pager --lines=60 {matches}").stdout))
-    return report

@@ -150,15 +150,19 @@ class Device:
         data: dict[str, Any] = json.loads((self.root / "state/state.json").read_text())
         return data
 
-    def enroll(self, authority: Authority) -> None:
-        """Initialise the token, make the key in it, have its request signed."""
+    def add_token(self, label: str) -> None:
+        """Initialise a token that has no key yet."""
         subprocess.run(
-            ["softhsm2-util", "--init-token", "--free", "--label", "edge"]
+            ["softhsm2-util", "--init-token", "--free", "--label", label]
             + ["--so-pin", "12345678", "--pin", PIN],
             env={"PATH": "/usr/bin:/bin", "SOFTHSM2_CONF": str(self.softhsm)},
             check=True,
             capture_output=True,
         )
+
+    def enroll(self, authority: Authority) -> None:
+        """Initialise the token, make the key in it, have its request signed."""
+        self.add_token("edge")
         made = self.run("csr", "--create-key")
         assert made.returncode == 0, made.stderr
         self.certificate.write_bytes(authority.sign_request(made.stdout.encode()))

@@ -25,19 +25,8 @@ def flags(device: Device, **changes: str) -> list[str]:
     return [word for name, value in named.items() if value for word in (f"--{name}", value)]
 
 
-def fresh(device: Device) -> None:
-    """Add a token that has no key."""
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "fresh"]
-        + ["--so-pin", "12345678", "--pin", PIN],
-        env={"PATH": "/usr/bin:/bin", "SOFTHSM2_CONF": str(device.softhsm)},
-        check=True,
-        capture_output=True,
-    )
-
-
 def test_without_a_configuration(device: Device) -> None:
-    fresh(device)
+    device.add_token("fresh")
     device.config.unlink()
     none = device.run("csr", *flags(device))
     assert none.returncode == 63, none.stderr

@@ -12,17 +12,9 @@ from typing import Any
 import pytest
 
 from experiment import observe
+from experiment.phases import wait_for
 
 ROOT = Path(__file__).resolve().parents[4]
-
-
-def wait_for(what: Any, at_most_s: float = 90) -> Any:
-    """Poll until a function gives something true; fail after a bounded time."""
-    deadline = time.monotonic() + at_most_s
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not within {at_most_s} s"
-        time.sleep(2)
-    return found
 
 
 def test_the_timer_alone_rotates(host: Any, name: str, secret_file: str) -> None:

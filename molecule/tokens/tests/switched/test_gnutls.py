@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from experiment import observe
+from experiment.phases import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def _only_the_switched(name: str) -> None:
         pytest.skip("edge04 is the one that changed")
 
 
-def test_it_rotates_with_debians_pycurl(host: Any, name: str, wait_for: Callable[..., Any]) -> None:
+def test_it_rotates_with_debians_pycurl(host: Any, name: str) -> None:
     since = float(host.file("/run/edge-switched-at").content_string)
     wait_for(lambda: len(observe.events(name, "rotated", since)) >= 2, 120)
     # The play changes link and configuration one after the other; a tick in between mends itself.

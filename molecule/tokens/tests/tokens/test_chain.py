@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from experiment import observe
+from experiment.phases import wait_for
 
 EXPECTED = {
     "edge03": {
@@ -23,7 +23,7 @@ EXPECTED = {
 }
 
 
-def test_the_timer_rotates_by_the_chosen_backend(host: Any, name: str, wait_for: Callable[..., Any]) -> None:
+def test_the_timer_rotates_by_the_chosen_backend(host: Any, name: str) -> None:
     since = observe.now(name)
     assert wait_for(lambda: observe.events(name, "rotated", since))[0].fields["reason"] == "schedule"
     config = host.file("/etc/edge-rotator/config.toml").content_string
@@ -35,7 +35,7 @@ def test_only_what_the_backend_needs_is_installed(host: Any, name: str) -> None:
     assert [p for p in [*EXPECTED[name]["absent"], "gcc", "cmake"] if host.package(p).is_installed] == []
 
 
-def test_doctor_finds_nothing(host: Any, wait_for: Callable[..., Any]) -> None:
+def test_doctor_finds_nothing(host: Any) -> None:
     # A Litestream that was restarted this second has not synced yet, and the doctor says so.
     found = wait_for(lambda: good(host.run("edge-rotator doctor --login")), 30)
     assert "failed" not in found
@@ -43,7 +43,7 @@ def test_doctor_finds_nothing(host: Any, wait_for: Callable[..., Any]) -> None:
     assert "nothing stored" in found
 
 
-def test_status_is_good(host: Any, wait_for: Callable[..., Any]) -> None:
+def test_status_is_good(host: Any) -> None:
     assert wait_for(lambda: good(host.run("sudo -u edge-rotator edge-rotator status")), 30)
 
 
@@ -89,9 +89,7 @@ def test_no_pin_in_a_command_line(host: Any) -> None:
         assert host.run(f"{command} | grep -aqFf {path}").rc == 1
 
 
-def test_metrics_are_written_and_nothing_else_can_be(
-    host: Any, name: str, wait_for: Callable[..., Any]
-) -> None:
+def test_metrics_are_written_and_nothing_else_can_be(host: Any, name: str) -> None:
     if name != "edge04":
         pytest.skip("metrics are on at edge04")
     folder = "/var/lib/prometheus/node-exporter"

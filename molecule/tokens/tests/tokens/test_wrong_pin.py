@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import TPM_DEVICE
 
 from experiment import observe
+from experiment.phases import wait_for
 
 TPM = "--tcti=tabrmd:"
 LAST = "LastTriggerUSecMonotonic"
@@ -21,7 +22,7 @@ def lockout_counter(host: Any) -> int:
     return int(re.search(r"TPM2_PT_LOCKOUT_COUNTER: (0x[0-9A-F]+)", shown)[1], 16)  # type: ignore[index]
 
 
-def ticks(host: Any, number: int, wait_for: Callable[..., Any]) -> None:
+def ticks(host: Any, number: int) -> None:
     """Wait until the timer has fired that often."""
     seen: set[str] = set()
 
@@ -48,13 +49,11 @@ def wrong_pin(host: Any, name: str) -> Iterator[float]:
         host.check_output("cat /run/right-pin > /etc/edge-token/pin && rm /run/right-pin")
 
 
-def test_one_login_and_no_more(
-    host: Any, name: str, wait_for: Callable[..., Any], request: pytest.FixtureRequest
-) -> None:
+def test_one_login_and_no_more(host: Any, name: str, request: pytest.FixtureRequest) -> None:
     counted = lockout_counter(host) if name == TPM_DEVICE else 0
     since = request.getfixturevalue("wrong_pin")
 
-    ticks(host, 10, wait_for)
+    ticks(host, 10)
     host.run("systemctl start edge-rotator-force.service")
     refused = host.run("sudo -u edge-rotator edge-rotator status")
     assert refused.rc != 0
@@ -70,16 +69,14 @@ def test_one_login_and_no_more(
         assert host.file("/run/edge-alarm.edge-rotator-force.service").exists, "OnFailure= was started"
 
 
-def test_the_right_pin_rotates_again(host: Any, name: str, wait_for: Callable[..., Any]) -> None:
+def test_the_right_pin_rotates_again(host: Any, name: str) -> None:
     """Runs after the test above, whose end put the right PIN back."""
     since = float(host.file("/run/right-pin-since").content_string)
     wait_for(lambda: observe.events(name, "rotated", since), 60)
     assert wait_for(lambda: host.run("sudo -u edge-rotator edge-rotator status").rc == 0, 60)
 
 
-def test_a_locked_tpm_is_unlocked_as_the_documentation_says(
-    host: Any, name: str, wait_for: Callable[..., Any]
-) -> None:
+def test_a_locked_tpm_is_unlocked_as_the_documentation_says(host: Any, name: str) -> None:
     if name != TPM_DEVICE:
         pytest.skip("only a TPM locks")
     host.check_output("systemctl stop edge-rotator.timer")
