@@ -4,11 +4,23 @@ set -eu
 cd "$(dirname -- "$0")/../.."
 
 AT_MOST_S=1500
+# Molecule folds what it shows at 80 columns otherwise.
+export COLUMNS=${COLUMNS:-160}
+log=
+
+# The last thing on the screen is what failed, not Molecule's recap of everything that did not.
+tell_failures() {
+    [ -s "$log" ] || return 0
+    printf '==> what failed, from %s:\n' "$log" >&2
+    sed 's/\x1b\[[0-9;]*m//g; s/^ *│ //' "$log" | grep -aE '^(FAILED|ERROR tests|E  |fatal:|\[ERROR\])' |
+        cut -c1-200 | tail -n 12 >&2
+}
 
 clean_up() {
     status=$?
     trap - EXIT INT TERM
     python -m lab purge || status=1
+    [ "$status" = 0 ] || tell_failures
     exit "$status"
 }
 trap clean_up EXIT

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from experiment.phases import name, pytest_runtest_makereport
+from experiment.phases import ROOT, at_rest, name, pytest_runtest_makereport
 
-ROOT = Path(__file__).resolve().parents[3]
-
-__all__ = ["name", "pytest_runtest_makereport"]
+__all__ = ["at_rest", "name", "pytest_runtest_makereport"]
 HOSTS = yaml.safe_load((ROOT / "inventory/lab/hosts.yml").read_text())["all"]["children"]["edge_devices"][
     "hosts"
 ]

@@ -78,6 +78,16 @@ def starts(host: str, unit: str, since: float) -> list[float]:
     return [int(str(entry["__REALTIME_TIMESTAMP"])) / 1e6 for entry in entries]
 
 
+def starts_between_rotations(host: str, unit: str, since: float) -> list[int]:
+    """How often a unit was started after each rotation since a time and before the next one.
+
+    What follows the last rotation is not told: it may still be under way.
+    """
+    rotated = [event.at for event in events(host, "rotated", since)]
+    started = starts(host, unit, since)
+    return [sum(earlier <= at < later for at in started) for earlier, later in itertools.pairwise(rotated)]
+
+
 def _journal(host: str, match: str, since: float) -> list[dict[str, object]]:
     text = run(host, f"sudo journalctl -o json --no-pager --since=@{since:.6f} {match}")
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]

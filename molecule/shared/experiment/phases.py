@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
 
 UNITS = ("edge-rotator*", "litestream.service", "health-check.service", "tpm2-abrmd.service")
 
@@ -24,6 +32,34 @@ def wait_for(what: Callable[[], Any], at_most_s: float = 90) -> Any:
         assert time.monotonic() < deadline, f"not within {at_most_s} s"
         time.sleep(1)
     return found
+
+
+def refused_by_preflight(variables: dict[str, Any]) -> str:
+    """Run playbooks/site.yml on edge01 with these variables over the inventory's; return what it said.
+
+    It has to stop with nothing changed.
+    """
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab"]
+    command += ["--limit=edge01", f"--extra-vars={json.dumps(variables)}", "playbooks/site.yml"]
+    plain = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False, timeout=300
+    )
+    text = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0
+    assert re.search(r"edge01 : ok=\d+ changed=0 unreachable=0 failed=1", text), text
+    return text
+
+
+@pytest.fixture
+def at_rest(host: Any) -> Iterator[None]:
+    """Nothing rotates or restarts meanwhile: the timer is stopped, and what it had begun has ended."""
+    host.check_output("systemctl stop edge-rotator.timer")
+    # A start waits for a run that is under way; the lock, for one that an operator forced.
+    host.run("systemctl start edge-rotator.service")
+    host.check_output("flock --timeout 60 /var/lib/edge-rotator/lock true")
+    yield
+    host.check_output("systemctl start edge-rotator.timer")
 
 
 @pytest.hookimpl(wrapper=True)

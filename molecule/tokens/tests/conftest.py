@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from experiment.phases import name, pytest_runtest_makereport
+from experiment.phases import at_rest, name, pytest_runtest_makereport
 
-__all__ = ["TPM_DEVICE", "name", "pytest_runtest_makereport"]
+__all__ = ["TPM_DEVICE", "at_rest", "name", "pytest_runtest_makereport"]
 
 TPM_DEVICE = "edge03"
