@@ -36,10 +36,11 @@ demo: setup ## boot two devices, rotate, restore, compare: the experiment in min
 
 test: setup lint unit molecule ## lint, unit tests and Molecule scenarios: what CI runs
 
-lint: setup ## ansible-lint, yamllint, ruff, mypy, shellcheck
+lint: setup ## ansible-lint, yamllint, cfn-lint, ruff, mypy, shellcheck
 	@echo '==> lint' >&2
 	yamllint --strict .
 	ansible-lint --strict --offline -q
+	cfn-lint files/aws-fleet.yaml
 	ruff check --quiet .
 	ruff format --check --quiet .
 	mypy --no-error-summary

@@ -71,7 +71,7 @@ if [ "$(cat "$cache/venv/.lock" 2>/dev/null || true)" != "$wanted" ]; then
     rm -rf "$cache/venv"
     "$python" -m venv "$cache/venv"
     pip="$cache/venv/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes"
-    sed -n '/^setuptools==/,/^[a-rt-z]/p' "$root/requirements.lock" | sed '$d' >"$cache/venv/setuptools.lock"
+    awk '/^[a-z]/ { wanted = /^setuptools==/ } wanted' "$root/requirements.lock" >"$cache/venv/setuptools.lock"
     $pip --requirement "$cache/venv/setuptools.lock"
     # PyPI's wheel of pycurl carries an OpenSSL of its own, which cannot load the PKCS#11 engine.
     PYCURL_SSL_LIBRARY=openssl $pip --no-build-isolation --no-binary pycurl --requirement "$root/requirements.lock"

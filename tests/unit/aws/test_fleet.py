@@ -1,0 +1,120 @@
+"""files/aws-fleet.yaml makes what the credential provider needs, and confines a device as the lab does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto import mock_aws
+
+from edge_cloud.ledger import DEVICE, Key
+from edge_cloud.policy import authorise, read_operation
+from edge_cloud.s3errors import S3Error
+
+TEMPLATE = Path(__file__).resolve().parents[3] / "files/aws-fleet.yaml"
+REGION = "eu-central-1"
+BUCKET = "example-edge-backups"
+THING = "edge-0001"
+DEVICE_KEY = Key("ASIA", "s", "t", DEVICE, THING, "alias", "01", 0, 1)
+
+
+@pytest.fixture
+def stack() -> Iterator[None]:
+    """Deploy the template with a bucket's name and 900 s, everything else by default."""
+    parameters = {"BucketName": BUCKET, "CredentialSeconds": "900"}
+    with mock_aws(), pytest.warns(UserWarning, match="AWS::S3::BucketPolicy"):
+        client = boto3.client("cloudformation", region_name=REGION)
+        client.create_stack(
+            StackName="edge",
+            TemplateBody=TEMPLATE.read_text(),
+            Capabilities=["CAPABILITY_IAM"],
+            Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
+        )
+        assert client.describe_stacks(StackName="edge")["Stacks"][0]["StackStatus"] == "CREATE_COMPLETE"
+        yield
+
+
+def the_role() -> dict[str, Any]:
+    roles = boto3.client("iam").list_roles()["Roles"]
+    assert len(roles) == 1
+    return dict(roles[0])
+
+
+def statements(document: object) -> list[dict[str, Any]]:
+    """Read a policy; moto keeps some of those that come from a template as Python would print them."""
+    return list(yaml.safe_load(str(document))["Statement"])
+
+
+def test_the_alias_leads_to_a_role_that_only_the_provider_may_assume(stack: None) -> None:
+    alias = boto3.client("iot", region_name=REGION).describe_role_alias(roleAlias="edge-litestream")
+    found, role = alias["roleAliasDescription"], the_role()
+    assert found["roleArn"] == role["Arn"]
+    assert found["credentialDurationSeconds"] == 900
+    assert role["MaxSessionDuration"] >= 43200
+    trusted = statements(role["AssumeRolePolicyDocument"])
+    assert [(entry["Principal"], entry["Action"]) for entry in trusted] == [
+        ({"Service": "credentials.iot.amazonaws.com"}, "sts:AssumeRole")
+    ]
+
+
+def test_a_certificate_may_use_this_alias_and_do_nothing_else(stack: None) -> None:
+    iot = boto3.client("iot", region_name=REGION)
+    alias = iot.describe_role_alias(roleAlias="edge-litestream")["roleAliasDescription"]["roleAliasArn"]
+    document = iot.get_policy(policyName="edge-litestream-credentials")["policyDocument"]
+    assert statements(document) == [
+        {"Effect": "Allow", "Action": "iot:AssumeRoleWithCertificate", "Resource": alias}
+    ]
+
+
+def by_template(action: str, bucket: str, key: str, prefix: str | None) -> bool:
+    """Evaluate the role's policy as IAM does: Allow statements, wildcards, one condition."""
+    arn = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
+    policy = boto3.client("iam").get_role_policy(RoleName=the_role()["RoleName"], PolicyName="own-prefix")
+    for statement in statements(policy["PolicyDocument"]):
+        assert statement["Effect"] == "Allow"
+        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        resource = statement["Resource"].replace("${credentials-iot:ThingName}", THING)
+        wanted = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", "*")
+        wanted = wanted.replace("${credentials-iot:ThingName}", THING)
+        if action in actions and fnmatchcase(arn, resource) and fnmatchcase(prefix or "", wanted):
+            return True
+    return False
+
+
+def by_lab(method: str, bucket: str, key: str, prefix: str | None) -> bool:
+    """Ask the lab's S3 gate."""
+    query = f"prefix={prefix}" if prefix is not None else ""
+    operation = read_operation(method, f"/{bucket}/{key}", query, None)
+    try:
+        authorise(DEVICE_KEY, operation, operation.keys, BUCKET)
+    except S3Error:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("method", "action", "bucket", "key", "prefix", "allowed"),
+    [
+        ("GET", "s3:GetObject", BUCKET, f"{THING}/health.db/0/1.ltx", None, True),
+        ("PUT", "s3:PutObject", BUCKET, f"{THING}/health.db/0/1.ltx", None, True),
+        ("DELETE", "s3:DeleteObject", BUCKET, f"{THING}/health.db/0/1.ltx", None, True),
+        ("GET", "s3:ListBucket", BUCKET, "", f"{THING}/health.db/", True),
+        ("GET", "s3:GetObject", BUCKET, "edge-0002/health.db/0/1.ltx", None, False),
+        ("PUT", "s3:PutObject", BUCKET, f"{THING}2/health.db/0/1.ltx", None, False),
+        ("DELETE", "s3:DeleteObject", BUCKET, "health.db", None, False),
+        ("GET", "s3:GetObject", "another-bucket", f"{THING}/health.db/0/1.ltx", None, False),
+        ("GET", "s3:ListBucket", BUCKET, "", "edge-0002/", False),
+        ("GET", "s3:ListBucket", BUCKET, "", "", False),
+        ("GET", "s3:ListBucket", BUCKET, "", None, False),
+    ],
+)
+def test_a_device_reaches_its_own_prefix_alone(
+    method: str, action: str, bucket: str, key: str, prefix: str | None, allowed: bool, stack: None
+) -> None:
+    assert by_template(action, bucket, key, prefix) == allowed
+    assert by_lab(method, bucket, key, prefix) == allowed, "the lab refuses what AWS would"
