@@ -101,7 +101,7 @@ def error_table() -> str:
         "Up to a tenth of jitter is added to every wait. A `Retry-After` of the provider lengthens it, to",
         f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h at most. Where `expected_lifetime` is below 15 min, the",
         "first wait is a fifteenth of it. Where there is one fixed wait, it also ends when configuration,",
-        "certificate or CA bundle change.",
+        "certificate, CA bundle, PIN file or key file change.",
         "`sudo systemctl start edge-rotator-force.service` ends every wait but that for a new PIN.",
     ]
     return "\n".join(lines) + "\n"

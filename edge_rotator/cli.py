@@ -8,8 +8,8 @@ import sys
 
 from edge_rotator import rotation
 from edge_rotator.config import DEFAULT_PATH
-from edge_rotator.errors import KINDS, RotatorError
-from edge_rotator.events import INFO, event
+from edge_rotator.errors import KINDS, RotatorError, place_of
+from edge_rotator.events import NOTICE, event
 
 _PLAIN_ARGUMENTS = 3
 
@@ -74,7 +74,7 @@ def _guarded(arguments: list[str]) -> int:
         if quiet:
             return 0  # cannot tell: let `rotate` say what is wrong
         if error.kind.name == "busy" and _plain(arguments):
-            event("skipped", INFO, reason="busy")
+            event("skipped", NOTICE, reason="busy")
             return 0
         rotation.report(error)
         return error.kind.exit_code
@@ -83,16 +83,5 @@ def _guarded(arguments: list[str]) -> int:
     except Exception as exc:
         if quiet:
             return 0
-        rotation.report(RotatorError("internal_error", _place(exc)))
+        rotation.report(RotatorError("internal_error", place_of(exc)))
         return KINDS["internal_error"].exit_code
-
-
-def _place(exc: Exception) -> str:
-    """Type and innermost place of an exception, without its text."""
-    trace = exc.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    if not trace:
-        return type(exc).__name__
-    name = os.path.basename(trace.tb_frame.f_code.co_filename)
-    return f"{type(exc).__name__} at {name}:{trace.tb_lineno}"

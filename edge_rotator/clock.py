@@ -40,9 +40,11 @@ def _read_boot_id() -> str:
     for path in BOOT_ID_FILES:
         try:
             with open(path, "rb") as file:
-                return file.read(64).decode("ascii").replace("-", "").strip()
+                text = file.read(64).decode("ascii").replace("-", "").strip()
         except (OSError, ValueError):
             continue
+        if text:
+            return text
     return ""
 
 
@@ -103,4 +105,13 @@ def parse_http(text: str) -> int | None:
 
 def format_iso(epoch: float) -> str:
     """`2018-01-18T09:18:06Z` of seconds since 1970, cut down to the whole second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+    # Not by gmtime: on 32-bit Arm it ends in 2038, and a certificate of AWS in 2049.
+    days, rest = divmod(int(epoch // 1), 86400)
+    era, day = divmod(days + 719468, 146097)
+    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153
+    day -= (153 * month + 2) // 5 - 1
+    month += 3 if month < 10 else -9
+    year += era * 400 + (month < 3)
+    return f"{year:04}-{month:02}-{day:02}T{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}Z"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_rotator import config as configuration
 from edge_rotator import pin, rotation, token, user
-from edge_rotator.errors import RotatorError
+from edge_rotator.errors import LATCH, RotatorError
 from edge_rotator.files import write_atomic
 
 TYPE_CHECKING = False
@@ -40,14 +40,39 @@ def _config(path: str, complete: bool) -> Config | None:
         raise
 
 
+def _pin_file(args: argparse.Namespace, config: Config | None, complete: bool) -> str:
+    """Path of the PIN that is used: the flag's, else the configuration's."""
+    return args.pin_file or (config.pin_file if config and not complete else "")
+
+
 def _pin(args: argparse.Namespace, config: Config | None, complete: bool) -> str | None:
     """Read the PIN, if it is needed and there is one. Raises `pin_refused` while it is latched."""
     if args.public_key and not args.create_key:
         return None  # the public half is visible without a login, which then costs no PIN try
-    pin_file = args.pin_file or (config.pin_file if config and not complete else "")
+    pin_file = _pin_file(args, config, complete)
     if config and pin_file == config.pin_file:
         rotation.refuse_latched(config)
     return pin.read(pin_file)
+
+
+def _made(args: argparse.Namespace, place: token.TokenPlace, secret: str | None, name: str) -> bytes:
+    """Make the key if that is asked for; return request or public key."""
+    with token.open_session(token.find_token(place), secret, rw=args.create_key) as session:
+        if args.create_key:
+            if token.find_private_key(session, place.key_label) is None:
+                token.create_key(session, place.key_label)
+                print(f"created key {place.key_label} in {place.label}", file=sys.stderr)
+            else:
+                print(f"key {place.key_label} exists in {place.label}", file=sys.stderr)
+        if args.public_key:
+            return token.public_key_pem(session, place.key_label)
+        return token.signing_request(session, place.key_label, name)
+
+
+def _remember(error: RotatorError, config: Config | None, pin_file: str) -> None:
+    """Latch a PIN that was refused, if it is the one the rotator would try next."""
+    if config and error.kind.retry == LATCH and pin_file == config.pin_file:
+        rotation.latch(config)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,18 +101,10 @@ def run(args: argparse.Namespace) -> int:
     locked = config is not None and Path(config.state_directory).is_dir()
     held = rotation.lock(config.state_directory, patient=True) if config and locked else None
     try:
-        found = token.find_token(place)
-        with token.open_session(found, secret, rw=args.create_key) as session:
-            if args.create_key:
-                if token.find_private_key(session, place.key_label) is None:
-                    token.create_key(session, place.key_label)
-                    print(f"created key {place.key_label} in {place.label}", file=sys.stderr)
-                else:
-                    print(f"key {place.key_label} exists in {place.label}", file=sys.stderr)
-            if args.public_key:
-                data = token.public_key_pem(session, place.key_label)
-            else:
-                data = token.signing_request(session, place.key_label, common_name)
+        data = _made(args, place, secret, common_name)
+    except RotatorError as error:
+        _remember(error, config if locked else None, _pin_file(args, config, complete))
+        raise
     finally:
         if held is not None:
             os.close(held)

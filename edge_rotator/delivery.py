@@ -82,6 +82,19 @@ def restart(config: Config) -> None:
         raise RotatorError("restart_failed", detail)
 
 
+def request_restart(config: Config) -> None:
+    """Have systemd restart Litestream, which in process mode we may not.
+
+    For a clock that was set back: until it has caught up with the old expiry, Litestream would go on
+    with the old credentials. Raises `write_failed`.
+    """
+    path = f"{config.directory}/restart-litestream"
+    try:
+        write_atomic(path, b"", 0o640, durable=False)
+    except OSError as exc:
+        raise RotatorError("write_failed", f"{path}: {exc.strerror}") from None
+
+
 def nudge(config: Config) -> int | None:
     """Ask Litestream to sync each database now, out of its back-off; return how many did not.
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import ssl
 import stat
@@ -19,7 +20,6 @@ from pathlib import Path
 
 from edge_rotator import backend, pin, provider, replication, rotation, schedule, status, token, user
 from edge_rotator import config as configuration
-from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
 from edge_rotator.errors import KINDS, LATCH, RotatorError
 
@@ -307,31 +307,44 @@ def _isolated(check: Callable[[], str]) -> tuple[str, str, str]:
     child = os.fork()
     if child == 0:
         os.close(reader)
+        # Should the doctor itself be gone by then: nothing may hold its lock for ever.
+        signal.alarm(int(_LIMIT) + 5)
         os.setsid()  # no terminal: nothing below can ask for a PIN, and its children end with it
         try:
             os.write(writer, json.dumps(_verdict(check)).encode()[:_MAX_ANSWER])
         finally:
             os._exit(0)
     os.close(writer)
-    text = b""
+    text, ended = b"", False
     end = time.monotonic() + _LIMIT
     try:
         while True:  # ends: at end of file or when the time is over
             left = end - time.monotonic()
             if left <= 0 or not select.select([reader], [], [], left)[0]:
-                os.killpg(child, 9)
                 return "failed", "timeout", f"no answer within {_LIMIT:.0f} s"
             part = os.read(reader, 4096)
             if not part:
+                ended = True
                 break
             text += part
     finally:
         os.close(reader)
+        if not ended:
+            _kill(child)
         status = os.waitpid(child, 0)[1]
     if not text:
         return "failed", "internal_error", f"the check crashed (wait status {status})"
     verdict, name, detail = json.loads(text)
     return verdict, name, detail
+
+
+def _kill(child: int) -> None:
+    """Kill a check and what it started; it may not have its own session yet."""
+    os.kill(child, signal.SIGKILL)
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def _verdict(check: Callable[[], str]) -> tuple[str, str, str]:
@@ -358,14 +371,6 @@ def _prepare(path: str, login: bool) -> tuple[Config, str | None, int]:
     secret = pin.read(config.pin_file) if login and config.backend != "file" else None
     user.become(config.user)
     return config, secret, rotation.lock(config.state_directory, patient=True)
-
-
-def _latch(config: Config) -> None:
-    """Make the refused PIN known to the rotator, so that it does not use up another try."""
-    _, state = rotation.load(config.path)
-    state.latched = True
-    state.pin = rotation.gather(config).pin
-    states.save(state, config.state_directory, config.directory)
 
 
 # Check -> the check that has to be passed before it makes sense.
@@ -420,7 +425,7 @@ def run(path: str, login: bool) -> int:
             if verdict == "failed" or before in failed:
                 failed.add(name)
             if kind and KINDS[kind].retry == LATCH and secret is not None and not latched:
-                _latch(config)
+                rotation.latch(config)
     finally:
         os.close(held)
     return 1 if failed else 0

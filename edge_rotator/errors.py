@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {
             "wrong_user",
             4,
             NONE,
-            "run `systemctl start edge-rotator-force.service`, or run as the configured user",
+            "run `systemctl start edge-rotator-force.service`, which is given the PIN",
         ),
         ("interrupted", 5, TRANSIENT, "the run was killed or the power failed; it is retried"),
         ("busy", 75, NONE, "another run holds the lock; try again in a minute"),
@@ -189,6 +189,17 @@ KINDS: dict[str, Kind] = {
         ("state_failed", 72, NONE, "the state directory must exist, be ours and have room"),
     )
 }
+
+
+def place_of(exc: BaseException) -> str:
+    """Type and innermost place of an exception, without its text."""
+    trace = exc.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    if not trace:
+        return type(exc).__name__
+    name = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
+    return f"{type(exc).__name__} at {name}:{trace.tb_lineno}"
 
 
 class RotatorError(Exception):

@@ -51,8 +51,12 @@ def _replication(config: Config, clock: Clock) -> tuple[Samples, Samples]:
     from edge_rotator import replication
 
     ages, why = replication.try_ages(config.litestream_socket)
-    synced: Samples = [({"db": path}, clock.wall - age) for path, age in ages.items() if age is not None]
-    return synced, _one(not why)
+    if why:
+        return [], _one(False)
+    # Those it does not know were never synced either: without a sample no alert could miss them.
+    found = {**dict.fromkeys(config.databases), **ages}
+    synced = [({"db": path}, 0.0 if age is None else clock.wall - age) for path, age in found.items()]
+    return synced, _one(True)
 
 
 def _certificate(config: Config) -> tuple[Samples, Samples]:
@@ -134,7 +138,7 @@ def render(config: Config, state: State, facts: Facts, clock: Clock) -> str:
         (
             "replication_last_sync_timestamp_seconds",
             "gauge",
-            "When Litestream last synced the database with its replica, by its own word.",
+            "When Litestream last synced the database with its replica, by its own word; 0 if never.",
             synced,
         ),
     )

@@ -19,10 +19,11 @@ def _load(pin_file: str) -> tuple[str, bytes]:
             pin = file.read(_LONGEST + 1)
     except OSError as exc:
         raise RotatorError("pin_unreadable", f"{path}: {exc.strerror}") from None
+    # The unit's credential is a copy of the file, empty where there is none: the file is what to mend.
     if pin[-1:] in (b"\n", b"\r"):
-        raise RotatorError("pin_unreadable", f"{path} ends with a newline, which is not the PIN's")
+        raise RotatorError("pin_unreadable", f"{pin_file} ends with a newline, which is not the PIN's")
     if not 1 <= len(pin) <= _LONGEST or not all(0x20 <= byte < 0x7F for byte in pin):
-        detail = f"{path} must hold 1 to {_LONGEST} printable ASCII characters"
+        detail = f"{pin_file} must exist and hold 1 to {_LONGEST} printable ASCII characters"
         raise RotatorError("pin_unreadable", detail)
     return path, pin
 
@@ -37,6 +38,10 @@ def find(pin_file: str) -> str:
 
 def read(pin_file: str) -> str | None:
     """Read the PIN itself from the same place; None for a token without one."""
+    import resource
+
+    # A module that crashes must not put the PIN into a core dump.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return _load(pin_file)[1].decode("ascii") if pin_file else None
 
 

@@ -211,9 +211,12 @@ def _set_request(curl: pycurl.Curl, config: Config) -> None:
 _PERHAPS_TOKEN = ("token_failed", "tls_failed", "tls_client_refused", "connection_lost")
 # libcurl's code -> class, where the code alone tells.
 _CODES = {
+    2: "internal_error",
+    4: "backend_unusable",
     6: "dns",
     7: "connect",
     18: "answer_truncated",
+    27: "internal_error",
     28: "timeout",
     52: "connection_lost",
     53: "backend_unusable",
@@ -221,16 +224,24 @@ _CODES = {
     58: "token_failed",
     77: "file_unreadable",
 }
+# Alerts that are not about our certificate.
+_SERVERS_FAULT = (
+    "alert internal error",
+    "alert protocol version",
+    "alert insufficient",
+    "alert unrecognized name",
+)
 # libcurl's code -> (words in its message, class), the first that fits; else the class at the end.
 _WORDS: dict[int, tuple[tuple[tuple[str, ...], str], ...]] = {
     35: (
+        (_SERVERS_FAULT, "tls_failed"),
         (("alert", "client certificate"), "tls_client_refused"),
         (("private key", "x.509 key", "pkcs #11", "pkcs11"), "token_failed"),
         (("reset", "syscall", "unexpected eof"), "connection_lost"),
         (("",), "tls_failed"),
     ),
-    55: ((("alert",), "tls_client_refused"), (("",), "connection_lost")),
-    56: ((("alert",), "tls_client_refused"), (("",), "connection_lost")),
+    55: ((_SERVERS_FAULT, "tls_failed"), (("alert",), "tls_client_refused"), (("",), "connection_lost")),
+    56: ((_SERVERS_FAULT, "tls_failed"), (("alert",), "tls_client_refused"), (("",), "connection_lost")),
     60: (
         (("no alternative", "does not match", "subject name", "mismatch"), "tls_host_mismatch"),
         (("not yet valid", "has expired", "expired", "not activated"), "clock_wrong"),

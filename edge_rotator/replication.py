@@ -12,6 +12,7 @@ from edge_rotator.clock import parse_iso, read_clock
 
 _TIMEOUT = 5.0  # s
 _MAX_ANSWER = 1048576
+_FUTURE = 60.0  # s; a sync later than that was dated by a clock that has been set back since
 
 
 def _ask(socket_path: str, path: str) -> bytes:
@@ -47,7 +48,8 @@ def ages(socket_path: str) -> dict[str, float | None]:
     try:
         for database in answer["databases"]:
             at = parse_iso(str(database.get("last_sync_at", "")))
-            result[str(database["path"])] = None if at is None else max(0.0, now - at)
+            path = "".join(c for c in str(database["path"]) if c.isprintable())
+            result[path] = None if at is None or at > now + _FUTURE else max(0.0, now - at)
     except (KeyError, TypeError, AttributeError):
         raise ValueError("unexpected answer") from None
     return result
@@ -59,6 +61,6 @@ def try_ages(socket_path: str) -> tuple[dict[str, float | None], str]:
         return {}, "no socket configured"
     try:
         return ages(socket_path), ""
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         return {}, f"{socket_path}: {why}"

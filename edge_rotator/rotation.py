@@ -11,7 +11,7 @@ from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
 from edge_rotator.config import Config
-from edge_rotator.errors import KINDS, LATCH, NONE, Kind, RotatorError
+from edge_rotator.errors import KINDS, LATCH, NONE, Kind, RotatorError, place_of
 from edge_rotator.events import ERROR, NOTICE, WARNING, event
 from edge_rotator.files import stat_of
 from edge_rotator.schedule import Decision, Facts
@@ -66,12 +66,9 @@ def load(path: str) -> tuple[Config, State]:
 
 def gather(config: Config) -> Facts:
     """Look at the files that the decision rests on."""
-    watched = (config.path, config.certificate_file, config.ca_file)
-    return Facts(
-        stat_of(config.credentials_file),
-        stat_of(config.pin_file) if config.pin_file else None,
-        {path: stat_of(path) for path in watched},
-    )
+    named = (config.path, config.certificate_file, config.ca_file, config.pin_file, config.key_file)
+    watched = {path: stat_of(path) for path in named if path}
+    return Facts(stat_of(config.credentials_file), watched.get(config.pin_file), watched)
 
 
 def decide(config: Config, state: State) -> Decision:
@@ -85,10 +82,15 @@ def lock(directory: str, patient: bool) -> int:
     Raises `busy` if another run holds it (after 30 s if `patient`), `state_failed` without a place.
     """
     path = f"{directory}/lock"
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    except OSError as exc:
-        raise RotatorError("state_failed", f"{path}: {exc.strerror}") from None
+        fd = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o640)
+    except OSError as first:
+        try:
+            # On a file system that has become read-only the file of an earlier run does as well.
+            fd = os.open(path, flags | os.O_RDONLY)
+        except OSError:
+            raise RotatorError("state_failed", f"{path}: {first.strerror}") from None
     for _ in range(_LOCK_TRIES if patient else 1):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,6 +105,14 @@ def _check_latch(state: State, facts: Facts) -> None:
     """Refuse even a forced login while the PIN is the one that the token refused."""
     if schedule.latched(state, facts):
         raise RotatorError("pin_refused", "latched since the last login: the PIN file is the same")
+
+
+def latch(config: Config) -> None:
+    """Remember that the token refused this PIN, so that nobody uses up another try."""
+    _, state = load(config.path)
+    state.latched = True
+    state.pin = gather(config).pin
+    _save(config, state)
 
 
 def refuse_latched(config: Config) -> None:
@@ -160,7 +170,8 @@ def fetch_checked(config: Config, held: float) -> tuple[Credentials, float, floa
     parsed = credentials.parse(answer.body)
     # Without a Date the two clocks are taken to agree.
     date = answer.date if answer.date is not None else read_clock().wall
-    lifetime = parsed.expiration - date
+    # One answer with an absurd time must not outlast every good one that follows.
+    lifetime = min(parsed.expiration - date, schedule.MAX_LIFETIME)
     credentials.check_lifetime(lifetime, config.expected_lifetime, held)
     return parsed, lifetime, answer.skew or 0.0
 
@@ -173,6 +184,7 @@ def _rotate(config: Config, state: State, facts: Facts, reason: str) -> None:
     held = schedule.remaining(state, start) if facts.credentials else 0.0
     outage = held <= 0 or state.failure is not None
     previous = state.failure
+    set_back = schedule.stepped_back(state, start)
     # If we are killed from here on, the next run finds a failed attempt and waits its turn.
     _record_failure(config, state, facts, RotatorError("interrupted"), start)
     _save(config, state, durable=False)
@@ -187,6 +199,7 @@ def _rotate(config: Config, state: State, facts: Facts, reason: str) -> None:
     # A boot fetches anyway: beyond this one only the end of a wait or a latch has to be known.
     durable = previous is not None or state.latched
     state.success = Success(clock.wall, clock.boot, clock.boot_id, lifetime, usable, due_after)
+    state.proven = facts.watched
     state.failure = None
     state.latched = False
     state.pin = None
@@ -205,7 +218,10 @@ def _rotate(config: Config, state: State, facts: Facts, reason: str) -> None:
     )
     if config.backend == "file":
         event("key_in_file", WARNING, file=config.key_file)
-    if outage and config.mode == "process":
+    if set_back and config.mode == "process":
+        delivery.request_restart(config)
+        event("restart_requested", NOTICE, reason="clock_step", service=config.service)
+    elif outage and config.mode == "process":
         failed = delivery.nudge(config)
         if failed is not None:
             level = WARNING if failed else NOTICE
@@ -231,7 +247,9 @@ def _fail(config: Config, state: State, facts: Facts, error: RotatorError) -> No
     delay = None
     state.last_error = {"kind": kind.name, "detail": error.detail, "wall": clock.wall}
     _count(state, kind.name)
-    if kind.retry != NONE:
+    # Run by hand, only root can read the PIN: the service, which is given it, must not wait for that.
+    by_hand = kind.name == "pin_unreadable" and "CREDENTIALS_DIRECTORY" not in os.environ
+    if kind.retry != NONE and not by_hand:
         delay = _record_failure(config, state, facts, error, clock).delay
     if kind.retry == LATCH:
         state.latched = True
@@ -272,7 +290,8 @@ def _guarded(config: Config, state: State, facts: Facts, decision: Decision) -> 
     if decision.work == schedule.ROTATE:
         try:
             _rotate(config, state, facts, decision.reason)
-        except RotatorError as error:
+        except Exception as exc:
+            error = exc if isinstance(exc, RotatorError) else RotatorError("internal_error", place_of(exc))
             _fail(config, state, facts, error)
             failed = error.kind
         else:

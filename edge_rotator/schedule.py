@@ -10,7 +10,7 @@ from edge_rotator.state import Failure, State
 FIRST_BACKOFF = 60.0  # s
 MAX_BACKOFF = 900.0  # s; also every permanent error's, which makes four attempts an hour
 MAX_RETRY_AFTER = 3600.0  # s; more than the provider would ever mean
-MAX_DUE_AFTER = 43200.0  # s; the longest life time the provider grants
+MAX_LIFETIME = 43200.0  # s; the longest the provider grants
 BACKOFF_JITTER = 0.1  # added, so that it never shortens the wait
 LIFETIME_JITTER = 0.1  # of the life time, taken off
 CLOCK_STEP = 30.0  # s; less is the slewing of a time service
@@ -56,7 +56,7 @@ def due_after(lifetime: float, mode: str, refresh_margin: float, thing: str) -> 
     delay = lifetime * (1 / 2 if mode == "process" else 2 / 3)
     if lifetime >= 2 * refresh_margin:
         delay = min(delay, lifetime - refresh_margin)
-    return min(delay - LIFETIME_JITTER * lifetime * spread(thing), MAX_DUE_AFTER)
+    return min(delay - LIFETIME_JITTER * lifetime * spread(thing), MAX_LIFETIME)
 
 
 def usable(lifetime: float, safety_margin: float) -> float:
@@ -106,12 +106,20 @@ def _lifted(failure: Failure, state: State, facts: Facts, clock: Clock) -> bool:
     return failure.kind == "clock_wrong" and same_boot and _stepped(clock, failure.wall, failure.boot)
 
 
+def stepped_back(state: State, clock: Clock) -> bool:
+    """Whether the clock was set back in this boot since the last rotation."""
+    success = state.success
+    if not success or success.boot_id != clock.boot_id:
+        return False
+    return clock.offset < success.wall - success.boot - CLOCK_STEP
+
+
 def remaining(state: State, clock: Clock) -> float:
     """Seconds that the credentials handed over in this boot still last by our word; else 0."""
     success = state.success
     if not success or success.boot_id != clock.boot_id:
         return 0.0
-    return max(0.0, success.usable - max(0.0, clock.boot - success.boot))
+    return max(0.0, min(success.usable, MAX_LIFETIME) - max(0.0, clock.boot - success.boot))
 
 
 def restart_pending(state: State, facts: Facts, mode: str, clock: Clock) -> bool:
@@ -135,8 +143,11 @@ def _wanted(state: State, facts: Facts, clock: Clock) -> Decision:
         return Decision(ROTATE, "boot")
     if _stepped(clock, success.wall, success.boot):
         return Decision(ROTATE, "clock_step")
+    # A new configuration, certificate or key is tried at once, while the old credentials still last.
+    if state.proven and state.proven != facts.watched:
+        return Decision(ROTATE, "configuration")
     wait = success.due_after - (clock.boot - success.boot)
-    if wait <= 0 or wait > min(success.due_after, MAX_DUE_AFTER):
+    if wait <= 0 or wait > min(success.due_after, MAX_LIFETIME):
         return Decision(ROTATE, "schedule")
     return Decision(NOTHING, "fresh", wait)
 

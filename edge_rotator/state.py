@@ -80,6 +80,7 @@ class State:
         self.latched = False
         self.applied: Stat | None = None  # the environment file Litestream was last restarted with
         self.watched: dict[str, Stat | None] = {}  # files whose change lifts a permanent error
+        self.proven: dict[str, Stat | None] = {}  # the same files, as they were at the last success
         self.clock_skew = 0.0  # server's clock minus ours, at the last answer
         self.attempts: dict[str, int] = {}  # by outcome: "rotated" or the error's name
         self.config: dict[str, Any] = {}  # version, path, stat and values of the checked file
@@ -101,6 +102,12 @@ def _number(value: Any) -> bool:
 
 def _is_stat(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(n) is int for n in value)
+
+
+def _stats(value: Any) -> dict[str, Stat | None]:
+    if not isinstance(value, dict):
+        return {}
+    return {k: v for k, v in value.items() if v is None or _is_stat(v)}
 
 
 def _record(cls: type[Any], value: Any, texts: tuple[str, ...]) -> Any:
@@ -138,9 +145,8 @@ def parse(data: bytes) -> State:
     state.pin = raw.get("pin") if _is_stat(raw.get("pin")) else None
     state.latched = raw.get("latched") is True
     state.applied = raw.get("applied") if _is_stat(raw.get("applied")) else None
-    watched = raw.get("watched")
-    if isinstance(watched, dict):
-        state.watched = {k: v for k, v in watched.items() if v is None or _is_stat(v)}
+    state.watched = _stats(raw.get("watched"))
+    state.proven = _stats(raw.get("proven"))
     if _number(raw.get("clock_skew")):
         state.clock_skew = raw["clock_skew"]
     attempts = raw.get("attempts")

@@ -26,7 +26,7 @@ CLOCK_SLACK = 60.0  # s that the clock may be behind the configuration's own dat
 WIDTH = 80
 MOST_PROBLEMS = 5
 MOST_DATABASES = 3
-RESTART_GRACE = 15.0  # s; a stop with its last sync, and the first sync after the start
+RESTART_GRACE = 60.0  # s; a stop with its last sync, and the first sync after the start
 REPLICATION_WARNING = 300.0  # s; Litestream's longest back-off
 
 
@@ -43,12 +43,15 @@ def span(seconds: float) -> str:
 
 
 def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
-    last = state.last_error
+    last, failure = state.last_error, state.failure
+    # What the next attempt waits for goes before what came after it, such as a restart that failed too.
+    if failure:
+        last = {"kind": failure.kind, "detail": failure.detail, "wall": failure.wall}
     if not last:
         return None
     kind = KINDS[last["kind"]]
     current = (
-        state.failure is not None
+        failure is not None
         or (kind.name == "restart_failed" and pending)
         or (kind.name == "clock_wrong" and abs(state.clock_skew) > rotation.CLOCK_TOLERANCE)
     )
@@ -80,6 +83,10 @@ def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[st
     """Gather all that is known, without touching the token or the network."""
     decision = schedule.decide(state, facts, clock, config.mode)
     fresh, why = replication.try_ages(config.litestream_socket)
+    databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
+    if not why:
+        unknown = [path for path in config.databases if path not in fresh]
+        databases.update({path: {"age_s": None, "known": False} for path in unknown})
     success = state.success
     left = schedule.remaining(state, clock) if facts.credentials else 0.0
     pending = schedule.restart_pending(state, facts, config.mode, clock)
@@ -106,7 +113,7 @@ def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[st
         "replication": {
             "socket": config.litestream_socket,
             "error": why or None,
-            "databases": {path: {"age_s": age} for path, age in fresh.items()},
+            "databases": databases,
         },
         "certificate": _certificate(config, clock),
         "token": {
@@ -152,22 +159,32 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     elif remaining < report["certificate"]["warning_s"]:
         level = CRITICAL if remaining <= 0 else WARNING
         found.append((level, "the certificate has expired or soon will"))
+    found += [(WARNING, text) for text in _replication_problems(report)]
+    return max((level for level, _ in found), default=OK), [text for _, text in found]
+
+
+def _replication_problems(report: dict[str, Any]) -> list[str]:
+    """List what Litestream's own answer says against `ok`."""
     # Just restarted, Litestream may have nothing to tell yet.
     settling = report["restarted_s_ago"] is not None and report["restarted_s_ago"] < RESTART_GRACE
-    if report["replication"]["error"] and report["replication"]["socket"] and not settling:
-        found.append((WARNING, "Litestream does not answer"))
+    if report["replication"]["error"]:
+        return ["Litestream does not answer"] if report["replication"]["socket"] and not settling else []
+    found = []
     for path, database in report["replication"]["databases"].items():
         age = database["age_s"]
-        if (age is None and not settling) or (age is not None and age > REPLICATION_WARNING):
-            found.append((WARNING, f"{path} has not been replicated lately"))
-    return max((level for level, _ in found), default=OK), [text for _, text in found]
+        if not database["known"] and not settling:
+            found.append(f"{path} is not known to Litestream")
+        elif (age is None and not settling) or (age is not None and age > REPLICATION_WARNING):
+            found.append(f"{path} has not been replicated lately")
+    return found
 
 
 def _replicas(report: dict[str, Any]) -> list[str]:
     """List the databases, those longest without a sync first."""
     if report["replication"]["error"]:
         return [f"unknown: {report['replication']['error']}"]
-    ages = {path: each["age_s"] for path, each in report["replication"]["databases"].items()}
+    databases = report["replication"]["databases"]
+    ages = {path: each["age_s"] for path, each in databases.items()}
     order = sorted(ages, key=lambda path: -(math.inf if ages[path] is None else ages[path]))
     rows = [
         f"{path}: " + ("never synced" if ages[path] is None else f"synced {span(ages[path])} ago")

@@ -168,6 +168,14 @@ class Device:
         self.certificate.write_bytes(authority.sign_request(made.stdout.encode()))
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A tick sets the umask of its process, which is the tests' here."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority, Path]:
     """Server CA, fleet CA and their directory."""

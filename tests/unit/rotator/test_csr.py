@@ -73,3 +73,12 @@ def test_mistakes_have_their_class(device: Device, tmp_path: Path) -> None:
         assert done.returncode == code, (arguments, done.stderr)
     device.config.unlink()
     assert device.run("csr").returncode == 3
+
+
+def test_a_refused_pin_is_latched_for_the_rotator_too(device: Device) -> None:
+    device.pin_file.write_text("wrong-pin")
+    count = spy(device)
+    for command in (("csr",), ("csr",), ("rotate",), ("rotate", "--force")):
+        device.run(*command)
+    assert count("C_Login") == 1
+    assert device.state["latched"] is True

@@ -357,3 +357,21 @@ def test_root_reads_the_pin_and_gives_root_up(whole: Device, pki: Pki) -> None:
     made = [path for path in (whole.root / "tokens").rglob("*") if path.stat().st_uid == 0]
     assert made == []
     assert (whole.root / "state/lock").stat().st_uid == 65534
+
+
+@pytest.mark.timeout(30)
+def test_a_doctor_that_is_stopped_leaves_no_check_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that hangs would hold the lock, and with it every rotation, for as long as it does."""
+
+    def hang() -> str:
+        time.sleep(60)
+        return ""
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("select.select", stopped)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        doctor._isolated(hang)
+    assert time.monotonic() - start < 10

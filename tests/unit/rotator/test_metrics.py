@@ -13,6 +13,7 @@ from conftest import ROOT, Device, Time
 from test_doctor import control_socket, listing
 from tokens import need
 
+from edge_rotator import config as configuration
 from edge_rotator import metrics
 
 RULES = ROOT / "files"
@@ -67,7 +68,7 @@ def test_after_a_rotation(local: Device, file: Path, world: Time, tmp_path: Path
     assert found["litestream_up"] == 1
     sync = found['replication_last_sync_timestamp_seconds{db="/db0"}']
     assert sync == pytest.approx(world.wall - 3, abs=3)
-    assert not any("/db1" in name for name in found), "never synced: no time to tell"
+    assert found['replication_last_sync_timestamp_seconds{db="/db1"}'] == 0, "never synced"
     assert {found[name] for name in ("failing", "pin_latched", "restart_pending")} == {0}
     assert found["certificate_expiry_timestamp_seconds"] > world.wall
     assert found["certificate_validity_seconds"] == pytest.approx(30 * 86400)
@@ -121,10 +122,11 @@ def test_ticks_refresh_it_once_a_minute(
     assert local.tick("due") == 1
     assert file.exists()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    local.configure(service={"user": "nobody"})
     file.unlink()
-    assert local.tick("due") == 1
-    assert not file.exists(), "written by root it would be root's for good"
+    config = configuration.load(str(local.config))
+    assert metrics.stale(config)
+    config.user = "nobody"
+    assert not metrics.stale(config), "written by root it would be root's for good"
 
 
 def test_place_that_cannot_be_written_stops_nothing(
@@ -168,3 +170,13 @@ def test_alerts_name_only_metrics_there_are(local: Device, file: Path, tmp_path:
     tested = (RULES / "prometheus-alerts-test.yml").read_text()
     fired = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n\s+- ", tested))
     assert fired == alerts, "each alert is seen to fire"
+
+
+def test_a_database_that_litestream_does_not_know_is_one_that_never_synced(
+    local: Device, file: Path, tmp_path: Path
+) -> None:
+    """Without a sample there is nothing an alert could miss."""
+    with control_socket(tmp_path / "s", listing()) as path:
+        local.configure(delivery={"litestream_socket": str(path), "databases": ["/app.db"]})
+        assert local.tick() == 0
+    assert samples(file)['replication_last_sync_timestamp_seconds{db="/app.db"}'] == 0

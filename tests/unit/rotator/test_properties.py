@@ -179,7 +179,7 @@ FACTS = st.builds(Facts, STATS, STATS, st.just({}))
 def test_next_attempt_is_bounded(data: bytes, facts: Facts, now: Clock, mode: str) -> None:
     state = states.parse(data)
     decision = schedule.decide(state, facts, now, mode)
-    assert 0 <= decision.wait <= schedule.MAX_DUE_AFTER
+    assert 0 <= decision.wait <= schedule.MAX_LIFETIME
     if decision.work == schedule.NOTHING:
         assert decision.wait > 0
     if decision.reason in ("backoff", "pin_latched"):
@@ -219,7 +219,7 @@ def test_rotation_comes_well_before_the_end(
     lifetime: float, mode: str, margin: float, thing: str, safety: float
 ) -> None:
     due = schedule.due_after(lifetime, mode, margin, thing)
-    assert 0 < due <= schedule.MAX_DUE_AFTER
+    assert 0 < due <= schedule.MAX_LIFETIME
     assert due < schedule.usable(lifetime, safety)
     assert schedule.usable(lifetime, safety) >= 0.9 * lifetime - 1e-6
     if lifetime >= 2 * margin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 
 import pytest
@@ -103,3 +104,27 @@ def test_events_survive_a_closed_stderr(
 
     monkeypatch.setattr(sys, "stderr", Closed())
     events.event("done")
+
+
+@pytest.mark.parametrize("epoch", [0, 951782399, 951782400, 1709164799, 2**31, 2524607999, 4102444800])
+def test_times_are_written_as_they_are_read(epoch: int) -> None:
+    """Also beyond 2038, where the time functions of a 32-bit Debian 12 end; AWS certificates do not."""
+    text = clock.format_iso(epoch + 0.9)
+    assert clock.parse_iso(text) == epoch
+    assert datetime.datetime.fromisoformat(text).timestamp() == epoch
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (35, "error:0A000438:SSL routines::tlsv1 alert internal error", "tls_failed"),
+        (35, "error:0A00042E:SSL routines::tlsv1 alert protocol version", "tls_failed"),
+        (56, "OpenSSL SSL_read: tlsv1 alert internal error, errno 0", "tls_failed"),
+        (35, "error:0A000418:SSL routines::tlsv1 alert unknown ca", "tls_client_refused"),
+        (56, "OpenSSL SSL_read: tlsv13 alert certificate required, errno 0", "tls_client_refused"),
+        (2, "Failed initialization", "internal_error"),
+        (4, "not built in", "backend_unusable"),
+    ],
+)
+def test_an_alert_is_not_always_about_our_certificate(code: int, message: str, kind: str) -> None:
+    assert provider.transport_error(code, message).kind.name == kind

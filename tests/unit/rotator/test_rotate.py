@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PIN, THING, Device, Time
+from faultserver import credentials_body
 
 from edge_rotator import cli, clock, rotation
 
@@ -224,7 +226,7 @@ def test_a_fault_of_our_own(
     assert "error=internal_error" in err and "KeyError at test_rotate.py:" in err
     assert "canary" not in err
     # It counts as an attempt, too.
-    assert local.state["failure"]["kind"] == "interrupted"
+    assert local.state["failure"]["kind"] == "internal_error"
     assert local.tick("due") == 1
     monkeypatch.setattr(rotation, "load", broken)
     assert local.tick("due") == 0
@@ -295,12 +297,18 @@ def test_a_tick_ends_the_process_itself(local: Device, monkeypatch: pytest.Monke
         gc.enable()
 
 
-def test_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boot_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert len(clock.read_clock().boot_id) == 32
 
     def absent(*_: object) -> None:
         raise FileNotFoundError
 
+    empty = tmp_path / "empty"
+    empty.touch()
+    (tmp_path / "id").write_text("0123-4567\n")
+    monkeypatch.setattr(clock, "BOOT_ID_FILES", (str(empty), str(tmp_path / "id")))
+    monkeypatch.setattr(clock, "_boot_id", [])
+    assert clock.read_clock().boot_id == "01234567"
     monkeypatch.setattr("builtins.open", absent)
     monkeypatch.setattr(clock, "_boot_id", [])
     assert clock.read_clock().boot_id == ""
@@ -323,3 +331,81 @@ def test_flash_is_spared_unless_the_state_must_outlive_the_boot(
     local.server.respond = local.server.good
     assert local.tick("rotate", "--force") == 0
     assert synced == credentials + state
+
+
+def test_a_state_that_has_become_read_only_does_not_stop_rotation(
+    local: Device, world: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an SD card does when it wears out."""
+    assert local.tick() == 0
+    state, real = str(local.root / "state"), os.open
+
+    def read_only(path: str, flags: int, mode: int = 0o777) -> int:
+        if str(path).startswith(state) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    world.advance(700)
+    assert local.tick() == 0
+    assert len(local.server.requests) == 2
+    assert local.tick("due") == 1
+
+
+def test_a_new_configuration_is_tried_while_the_old_credentials_last(
+    local: Device, world: Time, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert local.tick() == 0
+    assert local.tick("due") == 1
+    local.configure(provider={"role_alias": "another"})
+    assert local.tick("due") == 0
+    local.server.respond = lambda h: h.reply(404, b'{"message":"Role alias does not exist"}')
+    assert local.tick() == 33
+    assert local.tick("due") == 1, "the wait of its class holds"
+    world.advance(1000)
+    assert local.tick("due") == 0, "and it is not forgotten"
+    local.server.respond = local.server.good
+    capfd.readouterr()
+    assert local.tick() == 0
+    assert "reason=configuration" in capfd.readouterr().err
+    assert local.tick("due") == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "step", "asked"),
+    [("process", -3600, True), ("process", 3600, False), ("environment", -3600, False)],
+)
+def test_a_clock_set_back_makes_litestream_forget_the_old_expiry(
+    mode: str, step: float, asked: bool, local: Device, world: Time
+) -> None:
+    """In process mode it asks again at the expiry it was told, by the wall clock."""
+    local.configure(delivery={"mode": mode})
+    assert local.tick() == 0
+    request = local.root / "run/restart-litestream"
+    assert not request.exists()
+    world.wall += step
+    assert local.tick() == 0
+    assert request.exists() == asked
+    assert local.tick("due") == 1
+
+
+def test_one_absurd_answer_does_not_outlast_the_good_ones(local: Device, world: Time) -> None:
+    local.server.respond = lambda h: h.reply(200, credentials_body(900, world.wall), date=1.0)
+    assert local.tick() == 50, "handed over all the same, and told"
+    assert local.state["success"]["usable"] <= 43200
+    local.server.respond = local.server.good
+    world.advance(43200)
+    assert local.tick() == 0
+    assert local.state["success"]["lifetime"] == pytest.approx(900, abs=2)
+
+
+def test_what_only_root_can_read_does_not_make_the_service_wait(device: Device) -> None:
+    """Run by hand as the service's user there is no credential; the service has it."""
+    device.pin_file.rename(device.root / "aside")
+    by_hand = device.run("rotate", "--force")
+    assert by_hand.returncode == 67
+    (device.root / "credentials").mkdir()
+    (device.root / "aside").rename(device.root / "credentials/pin")
+    served = device.run("rotate", env={"CREDENTIALS_DIRECTORY": f"{device.root}/credentials"})
+    assert served.returncode == 0, served.stderr
+    assert device.credentials.exists()

@@ -235,6 +235,7 @@ def test_remaining() -> None:
     assert schedule.remaining(fresh(), at(1000)) == 840
     assert schedule.remaining(fresh(), at(1100)) == 740
     assert schedule.remaining(fresh(), at(5000)) == 0
+    assert schedule.remaining(fresh(usable=1e9), at(1100)) == 43100
     assert schedule.remaining(fresh(), at(900)) == 840
     assert schedule.remaining(fresh(), at(1100, boot_id="boot-2")) == 0
 
@@ -256,3 +257,19 @@ def test_restart_pending() -> None:
     # A failure to fetch does not keep good credentials from being used.
     waiting = failed(state=fresh(due_after=0))
     assert judged(waiting, at(1001), mode="environment") == ("restart", "restart_pending")
+
+
+def test_a_changed_file_is_tried_at_once() -> None:
+    state = fresh()
+    assert judged(state, at(1001), facts(watched={"/ca": [1, 1, 1]})) == ("nothing", "fresh")
+    state.proven = {"/ca": [1, 1, 1]}
+    assert judged(state, at(1001), facts(watched={"/ca": [1, 1, 1]})) == ("nothing", "fresh")
+    assert judged(state, at(1001), facts(watched={"/ca": [1, 2, 1]})) == ("rotate", "configuration")
+    assert judged(failed(state=state), at(1001), facts(watched={"/ca": None})) == ("nothing", "backoff")
+
+
+@pytest.mark.parametrize(("step", "back"), [(-31, True), (-30, False), (0, False), (31, False)])
+def test_stepped_back(step: float, back: bool) -> None:
+    assert schedule.stepped_back(fresh(), at(1100, wall=1e9 + 1100 + step)) == back
+    assert not schedule.stepped_back(fresh(), at(1100, wall=1e9 + 1100 + step, boot_id="boot-2"))
+    assert not schedule.stepped_back(State(), at(1100, wall=1e9 + 1100 + step))

@@ -20,6 +20,7 @@ def full() -> State:
     made.pin = [1, 2, 3]
     made.latched = True
     made.applied = [4, 5, 6]
+    made.proven = {"/a": [1, 2, 3], "/c": None}
     made.watched = {"/a": [7, 8, 9], "/b": None}
     made.clock_skew = -1.5
     made.attempts = {"rotated": 2}

@@ -223,6 +223,54 @@ def test_a_restart_is_no_reason_to_warn(
     seen.fake("restart", code=0)
     assert seen.tick() == 0
     assert ask(seen, capsys)["problems"] == []
-    world.boot += 20
-    world.wall += 20
+    world.boot += 70
+    world.wall += 70
     assert ask(seen, capsys)["problems"] == ["Litestream does not answer"]
+
+
+def test_a_database_that_litestream_does_not_know(
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with control_socket(tmp_path / "s", listing(1.0)) as path:
+        seen.configure(delivery={"litestream_socket": str(path), "databases": ["/db0", "/app.db"]})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+    assert (report["level"], report["problems"]) == ("warning", ["/app.db is not known to Litestream"])
+
+
+def test_a_sync_in_the_future_is_none(
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was dated by a clock that has been set back since."""
+    with control_socket(tmp_path / "s", listing(-3600.0)) as path:
+        seen.configure(delivery={"litestream_socket": str(path)})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+    assert report["replication"]["databases"]["/db0"]["age_s"] is None
+    assert report["problems"] == ["/db0 has not been replicated lately"]
+
+
+def test_an_answer_made_to_harm(seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert seen.tick() == 0
+    for body in (b"[" * 200000, b'{"databases": [{"path": "/x\\u001b[2J"}]}'):
+        with control_socket(tmp_path / "s", b"HTTP/1.0 200 OK\r\n\r\n" + body) as path:
+            seen.configure(delivery={"litestream_socket": str(path)})
+            assert seen.tick("status") == 1
+            assert "\x1b" not in capsys.readouterr().out
+        path.unlink(missing_ok=True)
+
+
+def test_what_is_waited_for_goes_before_what_failed_after_it(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen.configure(delivery={"mode": "environment"})
+    seen.fake("restart", code=1)
+    assert seen.tick() == 71
+    world.advance(700)
+    seen.server.respond = lambda h: h.reply(403, b'{"message":"Access Denied"}')
+    assert seen.tick() == 31
+    assert seen.tick() == 71
+    report = ask(seen, capsys)
+    assert report["last_error"]["class"] == "policy_denied"
+    assert "the last attempt failed: policy_denied" in report["problems"]
+    assert "Litestream has yet to be restarted" in report["problems"]
