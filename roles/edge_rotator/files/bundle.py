@@ -22,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 TIMEOUT_S = 600
@@ -33,6 +34,8 @@ WHEEL_PLATFORMS = {
     "x86_64": ["manylinux_2_28_x86_64", "manylinux2014_x86_64"],
     "aarch64": ["manylinux_2_28_aarch64", "manylinux2014_aarch64"],
 }
+# What zipfile raises where an archive is cut off or has other bytes than it was written with.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 LAUNCHER = """#!/usr/bin/python3 -IS
 import os
 import sys
@@ -81,8 +84,10 @@ class Plan:
         self.bundle = self.cache / f"edge-rotator-{self.version}-{self.platform}.tar.gz"
 
     def built_wheel(self, name: str) -> list[Path]:
-        """Compiled wheel of a package in the cache: none or one."""
-        return list(self.built.glob(f"{name.replace('-', '_')}-*.whl"))
+        """Compiled wheel of a package in the cache: none or one; damaged or of another platform is none."""
+        tag = f"cp{self.python.replace('.', '')}"
+        wheels = self.built.glob(f"{name.replace('-', '_')}-*-{tag}-{tag}-linux_{self.machine}.whl")
+        return [wheel for wheel in wheels if whole(wheel)]
 
     def built_wheels(self) -> list[Path]:
         """Compiled wheels this bundle takes from the cache, which may hold another variant's too."""
@@ -162,14 +167,38 @@ def fetch_sources(plan: Plan) -> None:
     (plan.sources / "complete").touch()
 
 
+def whole(wheel: Path) -> bool:
+    """Whether all of a wheel can be read. One whose fetch broke off cannot."""
+    try:
+        with zipfile.ZipFile(wheel) as packed:
+            return packed.testzip() is None
+    except UNREADABLE:
+        return False
+
+
+def unpack(wheel: Path, target: Path) -> None:
+    """Unpack a wheel that is verified by its hash, or built here.
+
+    Raises BundleError where it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extractall(target)  # noqa: S202 - see above
+    except UNREADABLE as error:
+        raise BundleError(f"{wheel} is damaged ({error}): delete it and converge again") from error
+
+
 def assemble(plan: Plan) -> None:
     """Make the bundle from the built wheels, PyPI's wheels and the package."""
     if plan.bundle.is_file():
         return
     if plan.missing():
+        found = ", ".join(path.name for path in plan.built.glob("*.whl")) or "empty"
         raise BundleError(
-            f"no compiled wheel of {', '.join(plan.missing())} for {plan.platform} in {plan.built}: "
-            "the build on this platform's build host failed or was skipped"
+            f"no whole wheel of {', '.join(plan.missing())} for {plan.platform} in {plan.built} ({found}): "
+            "the build host failed (see its own message) or is of another platform. Mend it, or set "
+            f"edge_rotator_build_host to another device with Debian {plan.release} on {plan.machine}; "
+            "then converge again"
         )
     with tempfile.TemporaryDirectory(dir=plan.cache) as name:
         folder = Path(name)
@@ -182,8 +211,7 @@ def assemble(plan: Plan) -> None:
         )  # fmt: skip
         tree = folder / "tree"
         for wheel in [*downloaded.glob("*.whl"), *plan.built_wheels()]:
-            with zipfile.ZipFile(wheel) as packed:
-                packed.extractall(tree / "lib")  # noqa: S202 - verified by its hash, or built here
+            unpack(wheel, tree / "lib")
         package = tree / "lib/edge_rotator"
         package.mkdir()
         for module in plan.package:

@@ -4,6 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,18 @@ ROOT = Path(__file__).resolve().parents[3]
 BUNDLE = ROOT / "roles/edge_rotator/files/bundle.py"
 
 
-def plan(cache: Path, **options: str) -> dict[str, Any]:
-    """Ask for the plan of a platform; bookworm on a PC unless said otherwise."""
+def bundle(step: str, cache: Path, **options: str) -> subprocess.CompletedProcess[str]:
+    """Do a step for a platform; bookworm on a PC unless said otherwise."""
     words = {"release": "bookworm", "machine": "x86_64", "python": "3.11", **options}
-    command = [sys.executable, str(BUNDLE), "plan", f"--root={ROOT}", f"--cache={cache}"]
+    command = [sys.executable, str(BUNDLE), step, f"--root={ROOT}", f"--cache={cache}"]
     command += [f"--{name}={value}" for name, value in words.items()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def plan(cache: Path, **options: str) -> dict[str, Any]:
+    """Ask for the plan of a platform."""
+    done = bundle("plan", cache, **options)
+    done.check_returncode()
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -46,10 +53,65 @@ def test_variants_and_platforms_have_names_of_their_own(tmp_path: Path) -> None:
     assert plan(tmp_path) == plan(tmp_path), "the same parts make the same name"
 
 
+def wheel(cache: Path, tags: str) -> Path:
+    """Put a whole wheel of pycurl into the cache of the default platform."""
+    built = Path(plan(cache)["built"])
+    built.mkdir(exist_ok=True)
+    with zipfile.ZipFile(built / f"pycurl-7.45.7-{tags}.whl", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("pycurl.so", bytes(range(256)) * 4096)
+    return Path(str(packed.filename))
+
+
+def test_built_wheel_is_used(tmp_path: Path) -> None:
+    wheel(tmp_path, "cp311-cp311-linux_x86_64")
+    assert plan(tmp_path)["missing"] == []
+
+
+@pytest.mark.parametrize(
+    "tags", ["cp313-cp313-linux_x86_64", "cp311-cp311-linux_aarch64", "cp311-cp311-macosx_14_0_x86_64"]
+)
+def test_wheel_of_another_platform_is_built_again(tmp_path: Path, tags: str) -> None:
+    name = wheel(tmp_path, tags).name
+    assert plan(tmp_path)["missing"] == ["pycurl"]
+    done = bundle("assemble", tmp_path)
+    assert done.returncode == 1
+    assert name in done.stderr
+    assert "set edge_rotator_build_host to another device with Debian bookworm on x86_64" in done.stderr
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "changed", "garbled"])
+def test_damaged_wheel_is_built_again(tmp_path: Path, harm: str) -> None:
+    damaged = wheel(tmp_path, "cp311-cp311-linux_x86_64")
+    whole = damaged.read_bytes()
+    half, data = len(whole) // 2, whole.index(b"pycurl.so") + len("pycurl.so")
+    harmed = {
+        "cut": whole[:half],
+        "empty": b"",
+        "changed": whole[:half] + b"~" * 9 + whole[half + 9 :],
+        "garbled": whole[:data] + b"~" * 9 + whole[data + 9 :],
+    }
+    damaged.write_bytes(harmed[harm])
+    assert plan(tmp_path)["missing"] == ["pycurl"]
+    done = bundle("assemble", tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert damaged.name in done.stderr
+
+
+def test_damaged_download_is_one_sentence(tmp_path: Path) -> None:
+    names = runpy.run_path(str(BUNDLE))
+    damaged = tmp_path / "asn1crypto-1.5.1-py2.py3-none-any.whl"
+    damaged.write_bytes(b"PK")
+    with pytest.raises(
+        names["BundleError"], match=f"^{damaged} is damaged .*: delete it and converge again$"
+    ):
+        names["unpack"](damaged, tmp_path)
+
+
 @pytest.mark.parametrize("pycurl", ["bundled", "debian"])
 def test_launcher_puts_debians_packages_last_or_nowhere(tmp_path: Path, pycurl: str) -> None:
-    bundle = runpy.run_path(str(BUNDLE))
-    more = bundle["DEBIAN_PACKAGES"] if pycurl == "debian" else ""
+    names = runpy.run_path(str(BUNDLE))
+    more = names["DEBIAN_PACKAGES"] if pycurl == "debian" else ""
     tree = tmp_path / "1.0"
     package = tree / "lib/edge_rotator"
     package.mkdir(parents=True)
@@ -57,7 +119,7 @@ def test_launcher_puts_debians_packages_last_or_nowhere(tmp_path: Path, pycurl: 
     (package / "cli.py").write_text("import sys\ndef main():\n    print('\\n'.join(sys.path))\n")
     launcher = tree / "bin/edge-rotator"
     launcher.parent.mkdir()
-    launcher.write_text(bundle["LAUNCHER"].format(more=more))
+    launcher.write_text(names["LAUNCHER"].format(more=more))
     link = tmp_path / "edge-rotator"
     link.symlink_to(launcher)
     command = ["/usr/bin/python3", "-IS", str(link)]
