@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+
+from experiment import observe
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -34,21 +36,49 @@ def wait_for(what: Callable[[], Any], at_most_s: float = 90) -> Any:
     return found
 
 
+class Played(NamedTuple):
+    """How a playbook ended: exit code, and all it said with every blank and line break made one blank."""
+
+    code: int
+    text: str
+
+
+def play(name: str, limit: str = "all", variables: dict[str, Any] | None = None) -> Played:
+    """Run a playbook against the lab, as an operator would."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab"]
+    command += [f"--limit={limit}", f"--extra-vars={json.dumps(variables or {})}", f"playbooks/{name}.yml"]
+    plain = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False, timeout=300
+    )
+    return Played(done.returncode, " ".join((done.stdout + done.stderr).split()))
+
+
 def refused_by_preflight(variables: dict[str, Any]) -> str:
     """Run playbooks/site.yml on edge01 with these variables over the inventory's; return what it said.
 
     It has to stop with nothing changed.
     """
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab"]
-    command += ["--limit=edge01", f"--extra-vars={json.dumps(variables)}", "playbooks/site.yml"]
-    plain = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False, timeout=300
-    )
-    text = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode != 0
-    assert re.search(r"edge01 : ok=\d+ changed=0 unreachable=0 failed=1", text), text
-    return text
+    done = play("site", "edge01", variables)
+    assert done.code != 0
+    assert re.search(r"edge01 : ok=\d+ changed=0 unreachable=0 failed=1", done.text), done.text
+    return done.text
+
+
+def assert_lossless(host: Any, thing: str) -> list[str]:
+    """Compare the replica, restored on the cloud machine, with the database row by row; return the rows.
+
+    The sample writer rests meanwhile.
+    """
+    try:
+        observe.finish_replication(thing)
+        here, there = observe.rows(thing, observe.DATABASE), observe.restore(thing)
+    finally:
+        host.check_output("systemctl start health-check.service")
+    assert there.integrity == here.integrity == "ok"
+    assert here.rows
+    assert there.rows == here.rows
+    return here.rows
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ types; `age` is left out of 0.5, which ends with an error when it finds it.
 
 from __future__ import annotations
 
+import glob
+import math
+import posixpath
 import re
 from typing import Any
 
@@ -74,6 +77,20 @@ _DEFAULTS_05: Config = {
     "snapshot": {"interval": "24h", "retention": "72h"},
     "shutdown-sync-timeout": "10s",
 }
+_PATHS = ("path", "dir", "meta-path", "meta-dir")
+_OF_DIR = {"pattern", "recursive", "watch", "meta-dir"}  # ignored with `path`, or the end of Litestream
+# A unit file splits, unquotes or expands these; Litestream expands `$` and shortens the rest.
+_MISREAD = re.compile(r"[\s\"'\\%$]|//|/\.{1,2}(/|$)")
+_PRIVATE = re.compile(r"/(var/)?tmp(/.*)?")  # Litestream's unit has its own
+# Directories that are not one application's: 2770 for its group would lock others out, or let it in.
+_SHARED = re.compile(
+    r"/[^/]*|/(bin|boot|dev|etc|lib(x?32|64)?|proc|run|sbin|sys|tmp|usr)/.*|/home/[^/]+"
+    r"|/var/(backups|cache|lib|local|log|mail|opt|spool)|/var/(lock|run|tmp)(/.*)?"
+)
+_BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
+_STALE = 300.0  # s; `edge-rotator status` warns of a database that was synced longer ago
+_STOP_MARGIN = 15.0  # s; what a stop takes beside the last sync of each database
+_STOP_LEAST = 45  # s
 
 
 def seconds(duration: object) -> float | None:
@@ -132,14 +149,54 @@ def _walk(where: str, node: object) -> list[str]:
     return problems
 
 
-def _database(where: str, database: Config, version: str, prefix: str) -> list[str]:
-    kind = series(version)
-    problems = _unknown(where, set(database), _DATABASE[kind], version)
-    for key in ("path", "dir"):
-        if key in database and not str(database[key]).startswith("/"):
-            problems.append(f"{where}.{key} is '{database[key]}', a relative path: give an absolute one")
+def _directory(key: str, value: object) -> str:
+    """Return the directory that Litestream writes in because of one of _PATHS."""
+    plain = str(value).rstrip("/") or "/"
+    return posixpath.dirname(plain) if key == "path" else plain
+
+
+def _paths(where: str, database: Config, managed: bool) -> list[str]:
+    """Paths that Litestream or its unit cannot use, and directories that the role must not share."""
+    problems: list[str] = []
+    for key in _PATHS:
+        if key not in database:
+            continue
+        value, directory = str(database[key]), _directory(key, database[key])
+        here = f"{where}.{key} is '{value}'"
+        own = "/var/lib/app/app.db" if key == "path" else "/var/lib/app"
+        if not value.startswith("/"):
+            problems.append(f"{here}, a relative path: give an absolute one")
+        elif _MISREAD.search(value.rstrip("/")):
+            problems.append(
+                f"{here}, which Litestream's unit would misread: give a path without whitespace, quotes, "
+                "backslashes, '%', '$', '//', '.' and '..'"
+            )
+        elif _PRIVATE.fullmatch(directory):
+            problems.append(f"{here}, which Litestream's unit does not see: give another place, like {own}")
+        elif managed and _SHARED.fullmatch(directory):
+            problems.append(
+                f"{here}, and {directory} is not for one application alone, so it cannot become writable "
+                f"for its group: use a directory of its own, like {own}, or set "
+                "litestream_manage_directories: false and see to group and mode yourself"
+            )
     if "path" not in database and "dir" not in database:
         problems.append(f"{where} has no path: give the absolute path of the SQLite file")
+    elif "dir" in database and ("path" in database or not database.get("pattern")):
+        problems.append(
+            f"{where}.dir is '{database['dir']}': give a pattern, like '*.db', and no path beside it"
+        )
+    elif "dir" not in database:
+        problems += [
+            f"{where}.{key} is '{database[key]}', which a path does not take: remove it, or use dir"
+            for key in sorted(_OF_DIR & set(database))
+        ]
+    return problems
+
+
+def _database(where: str, database: Config, version: str, prefix: str, managed: bool) -> list[str]:
+    kind = series(version)
+    problems = _unknown(where, set(database), _DATABASE[kind], version)
+    problems += _paths(where, database, managed)
     replicas = replicas_of(database)
     if not replicas or (kind == "0.5" and len(replicas) > 1):
         want = "exactly one replica" if kind == "0.5" else "at least one replica"
@@ -161,8 +218,13 @@ def _database(where: str, database: Config, version: str, prefix: str) -> list[s
 
 
 def _intervals(config: Config, version: str, restart_interval: float) -> list[str]:
-    """Snapshot and retention settings that this version cannot honour between two restarts."""
+    """Intervals that this version cannot honour between two restarts, or that status takes for a fault."""
     problems: list[str] = []
+    replicas = {
+        f"litestream_config.dbs[{number}].replica[{index}]": replica
+        for number, database in enumerate(config.get("dbs") or [])
+        for index, replica in enumerate(replicas_of(database) if isinstance(database, dict) else [])
+    }
     if series(version) == "0.5":
         snapshot = config.get("snapshot") if isinstance(config.get("snapshot"), dict) else {}
         merged = {**_DEFAULTS_05["snapshot"], **(snapshot or {})}
@@ -172,29 +234,34 @@ def _intervals(config: Config, version: str, restart_interval: float) -> list[st
                 f"litestream_config.snapshot.retention is '{merged['retention']}', shorter than "
                 f"snapshot.interval '{merged['interval']}': nothing could be restored in between"
             )
-        return problems
-    if not restart_interval:
-        return problems
-    for number, database in enumerate(config.get("dbs") or []):
-        for index, replica in enumerate(replicas_of(database) if isinstance(database, dict) else []):
-            value = replica.get("retention-check-interval")
-            if value and (seconds(value) or 0) >= restart_interval:
+        for where, place in {"litestream_config": config, **replicas}.items():
+            value = place.get("sync-interval")
+            if (seconds(value) or 0) >= _STALE:
                 problems.append(
-                    f"litestream_config.dbs[{number}].replica[{index}].retention-check-interval is "
-                    f"'{value}', but in environment mode Litestream {version} restarts every "
-                    f"{restart_interval:.0f} s and would never delete anything: set it below that, "
-                    "use Litestream 0.5, or edge_rotator_delivery: process"
+                    f"{where}.sync-interval is '{value}', but `edge-rotator status` warns of a database "
+                    f"that was not synced for {_STALE:.0f} s: set it below 5m"
                 )
+        return problems
+    for where, replica in replicas.items() if restart_interval else ():
+        value = replica.get("retention-check-interval")
+        if value and (seconds(value) or 0) >= restart_interval:
+            problems.append(
+                f"{where}.retention-check-interval is "
+                f"'{value}', but in environment mode Litestream {version} restarts every "
+                f"{restart_interval:.0f} s and would never delete anything: set it below that, "
+                "use Litestream 0.5, or edge_rotator_delivery: process"
+            )
     return problems
 
 
 def litestream_problems(
-    config: object, version: str, restart_interval: float = 0, prefix: str = ""
+    config: object, version: str, restart_interval: float = 0, prefix: str = "", managed: bool = True
 ) -> list[str]:
     """Every problem of `litestream_config`, one sentence each with key, value and mend.
 
     `restart_interval` is the time between two restarts in seconds, 0 where rotation does not restart.
     `prefix` is what every replica path has to start with, empty for any.
+    `managed` says that the role gives the databases' directories to the applications' group.
     """
     if not isinstance(config, dict):
         return [f"litestream_config is a {type(config).__name__}: write a mapping with a list dbs"]
@@ -223,7 +290,7 @@ def litestream_problems(
         if not isinstance(database, dict):
             problems.append(f"{where} is '{database}': write a mapping with path and replica")
             continue
-        problems += _database(where, database, version, prefix)
+        problems += _database(where, database, version, prefix, managed)
         path = str(database.get("path") or database.get("dir"))
         if path in paths:
             problems.append(f"{where}.path '{path}' is also that of {paths[path]}: name it once")
@@ -262,8 +329,42 @@ def litestream_render(config: Config, version: str, restart_interval: float = 0,
 
 
 def litestream_databases(config: Config) -> list[str]:
-    """Absolute paths of the SQLite files in a configuration."""
+    """Absolute paths of the SQLite files that are named; those of a `dir` only Litestream knows."""
     return [str(database["path"]) for database in config.get("dbs", []) if "path" in database]
+
+
+def litestream_directories(config: Config) -> list[str]:
+    """Directories that Litestream writes in, each once: of the databases, and of its own files elsewhere."""
+    return list(
+        dict.fromkeys(
+            _directory(key, database[key])
+            for database in config.get("dbs", [])
+            for key in _PATHS
+            if key in database
+        )
+    )
+
+
+def litestream_searches(config: Config) -> list[Config]:
+    """Where the databases and what SQLite keeps beside them are found, in the words of module find."""
+    searches = []
+    for database in config.get("dbs", []):
+        key = "path" if "path" in database else "dir"
+        pattern = database["pattern"] if key == "dir" else glob.escape(posixpath.basename(database[key]))
+        searches.append(
+            {
+                "paths": _directory(key, database[key]),
+                "patterns": [f"{pattern}{suffix}" for suffix in _BESIDE],
+                "recurse": bool(database.get("recursive")),
+            }
+        )
+    return searches
+
+
+def litestream_stop_timeout(config: Config) -> int:
+    """Seconds that a stop may take: Litestream tries the last sync of one database after the other."""
+    last = seconds(config.get("shutdown-sync-timeout", _DEFAULTS_05["shutdown-sync-timeout"])) or 0
+    return max(_STOP_LEAST, math.ceil(last * len(config.get("dbs", [])) + _STOP_MARGIN))
 
 
 class FilterModule:
@@ -275,4 +376,7 @@ class FilterModule:
             "litestream_problems": litestream_problems,
             "litestream_render": litestream_render,
             "litestream_databases": litestream_databases,
+            "litestream_directories": litestream_directories,
+            "litestream_searches": litestream_searches,
+            "litestream_stop_timeout": litestream_stop_timeout,
         }

@@ -33,8 +33,14 @@ def changed(*path: Any, value: Any, base: dict[str, Any] = GOOD) -> dict[str, An
     return config
 
 
-def problems(config: Any, version: str = "0.5.17", restart: float = 0) -> str:
-    return "\n".join(ls.litestream_problems(config, version, restart, "edge01/"))
+def problems(config: Any, version: str = "0.5.17", restart: float = 0, managed: bool = True) -> str:
+    return "\n".join(ls.litestream_problems(config, version, restart, "edge01/", managed))
+
+
+def database(**keys: Any) -> dict[str, Any]:
+    """A good configuration of one database with these keys instead of its path; `_` stands for `-`."""
+    named = {key.replace("_", "-"): value for key, value in keys.items()}
+    return {"dbs": [{**named, "replica": GOOD["dbs"][0]["replica"]}]}
 
 
 def old(replica: dict[str, Any]) -> dict[str, Any]:
@@ -118,3 +124,131 @@ def test_durations_are_go_durations(text: str, value: float | None) -> None:
 
 def test_an_unknown_series_is_refused() -> None:
     assert "versions 0.3 and 0.5" in problems(GOOD, "0.6.0")
+
+
+# Below the root.
+SHARED = [
+    "", "srv", "opt", "root", "tmp", "home", "home/pi", "etc", "etc/app", "usr/local/app", "bin/app",
+    "sbin/app", "lib/app", "lib64/app", "boot/app", "dev/shm", "proc/app", "sys/app", "run/app", "var",
+    "var/lib", "var/cache", "var/log", "var/tmp", "var/tmp/app", "var/run/app", "tmp/app",
+]  # fmt: skip
+OWN = [
+    "var/lib/app", "srv/app", "opt/app/data", "home/pi/app", "mnt/data", "data/app", "library/app",
+    "var/lib/etc", "var/app", "etcetera/app",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("directory", SHARED)
+def test_a_directory_that_others_use_is_never_shared(directory: str) -> None:
+    directory = f"/{directory}"
+    path = f"{directory.rstrip('/')}/app.db"
+    said = problems(database(path=path))
+    assert f"litestream_config.dbs[0].path is '{path}'" in said
+    assert "like /var/lib/app/app.db" in said
+    assert f"litestream_config.dbs[0].dir is '{directory}'" in problems(database(dir=directory, pattern="*"))
+    for key in ("meta_path", "meta_dir"):
+        where = {"dir": "/var/lib/app", "pattern": "*.db", key: directory}
+        assert f"litestream_config.dbs[0].{key.replace('_', '-')} is '{directory}'" in problems(
+            database(**where)
+        )
+
+
+@pytest.mark.parametrize("directory", OWN)
+def test_a_directory_of_its_own_may_be_anywhere_else(directory: str) -> None:
+    assert problems(database(path=f"/{directory}/app.db")) == ""
+    assert problems(database(dir=f"/{directory}/", pattern="*.db", meta_dir=f"/{directory}-meta")) == ""
+
+
+def test_whoever_manages_directories_may_choose_any_that_the_unit_sees() -> None:
+    assert "litestream_manage_directories: false" in problems(database(path="/srv/app.db"))
+    assert problems(database(path="/srv/app.db"), managed=False) == ""
+    for path in (f"{top}tmp{rest}/app.db" for top in ("/", "/var/") for rest in ("", "/app")):
+        assert "does not see" in problems(database(path=path), managed=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a\tb", "a\nb", "a%b", "a$b", 'a"b', "a'b", "a\\b", "a//b", "./b", "../b", "a/../b", ".."]
+)
+@pytest.mark.parametrize("key", ["path", "dir", "meta-path", "meta-dir"])
+def test_paths_that_a_unit_would_misread_are_refused(name: str, key: str) -> None:
+    keys = {"path": "/var/lib/app/app.db"} if key in ("path", "meta-path") else {"dir": "/var/lib/app"}
+    said = problems(database(**{"pattern": "*.db", **keys, key: f"/var/lib/app/{name}"}))
+    assert f"litestream_config.dbs[0].{key} is '/var/lib/app/{name}'" in said
+    assert "without whitespace" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"dir": "/var/lib/app"}, "dbs[0].dir is '/var/lib/app': give a pattern"),
+        ({"dir": "/var/lib/app", "pattern": "*", "path": "/var/lib/app/a.db"}, "no path beside it"),
+        ({"path": "/var/lib/app/a.db", "watch": True}, "dbs[0].watch is 'True', which a path does not take"),
+        ({"path": "/var/lib/app/a.db", "meta_dir": "/var/lib/m"}, "dbs[0].meta-dir is '/var/lib/m', which"),
+    ],
+)
+def test_keys_that_end_litestream_together_are_refused(keys: dict[str, Any], said: str) -> None:
+    assert said in problems(database(**keys))
+
+
+@pytest.mark.parametrize("place", [(), ("dbs", 0, "replica")])
+def test_a_sync_interval_that_status_takes_for_a_fault_is_refused(place: tuple[Any, ...]) -> None:
+    where = "litestream_config" + (".dbs[0].replica[0]" if place else "")
+    for value in ("5m", "300s", "1h"):
+        said = problems(changed(*place, "sync-interval", value=value))
+        assert f"{where}.sync-interval is '{value}'" in said
+        assert "set it below 5m" in said
+    assert problems(changed(*place, "sync-interval", value="4m59s")) == ""
+    # Litestream 0.3 does not tell status how old a replica is.
+    assert problems(old({"sync-interval": "1h"}), "0.3.13") == ""
+
+
+def test_whatever_litestream_writes_in_is_known() -> None:
+    config = {
+        "dbs": [
+            {"path": "/var/lib/app/a.db", "meta-path": "/var/lib/meta/a"},
+            {"path": "/var/lib/app/b.db"},
+            {"dir": "/srv/more/", "pattern": "*.db", "recursive": True, "meta-dir": "/var/lib/meta/more"},
+        ]
+    }
+    assert ls.litestream_directories(config) == [
+        "/var/lib/app",
+        "/var/lib/meta/a",
+        "/srv/more",
+        "/var/lib/meta/more",
+    ]
+    assert ls.litestream_directories({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}) == ["/"]
+    assert ls.litestream_databases(config) == ["/var/lib/app/a.db", "/var/lib/app/b.db"]
+
+
+def test_the_files_beside_a_database_are_searched_with_it() -> None:
+    assert ls.litestream_searches({"dbs": [{"path": "/srv/app/a[1].db"}]}) == [
+        {
+            "paths": "/srv/app",
+            "patterns": ["a[[]1].db", "a[[]1].db-wal", "a[[]1].db-shm", "a[[]1].db-journal"],
+            "recurse": False,
+        }
+    ]
+    assert ls.litestream_searches({"dbs": [{"dir": "/srv/app/", "pattern": "*.db", "recursive": True}]}) == [
+        {
+            "paths": "/srv/app",
+            "patterns": ["*.db", "*.db-wal", "*.db-shm", "*.db-journal"],
+            "recurse": True,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "databases", "stop"),
+    [
+        (None, 1, 45),
+        ("30s", 1, 45),
+        ("300s", 1, 315),
+        ("5m0.5s", 1, 316),
+        ("10s", 4, 55),
+        (None, 4, 55),
+        ("0s", 9, 45),
+    ],
+)
+def test_a_stop_may_take_as_long_as_the_last_syncs(timeout: str | None, databases: int, stop: int) -> None:
+    config = {"dbs": GOOD["dbs"] * databases} | ({"shutdown-sync-timeout": timeout} if timeout else {})
+    assert ls.litestream_stop_timeout(config) == stop

@@ -1,6 +1,14 @@
-"""Templates, rendered by Ansible's own engine in milliseconds, and read by what will read them."""
+"""Templates, rendered by Ansible's own engine in milliseconds, and read by what will read them.
 
+And the few tasks whose effect on files can be seen without a device, run here.
+"""
+
+import grp
+import json
+import os
+import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader
 from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -15,30 +24,64 @@ HOST = {
     "inventory_hostname": "edge01",
     "role_path": str(ROOT / "roles/edge_rotator"),
     "ansible_managed": "Ansible managed",
-    "ansible_facts": {"distribution_release": "bookworm", "architecture": "x86_64"},
+    "ansible_facts": {"distribution_release": "bookworm", "architecture": "x86_64", "userspace_bits": "64"},
     "edge_rotator_endpoint": "abc.credentials.iot.eu-central-1.amazonaws.com",
     "edge_rotator_role_alias": "alias",
     "edge_rotator_region": "eu-central-1",
 }
+filter_loader.add_directory(str(ROOT / "roles/litestream/filter_plugins"))
 
 
-def variables(**overrides: Any) -> dict[str, Any]:
-    """Defaults and internal variables of the rotator's role, and what a test sets."""
+def variables(role: str = "edge_rotator", **overrides: Any) -> dict[str, Any]:
+    """Defaults and internal variables of a role, and what a test sets."""
     loader = DataLoader()
     found: dict[str, Any] = {}
     for name in ("defaults", "vars"):
-        found |= loader.load_from_file(
-            str(ROOT / f"roles/edge_rotator/{name}/main.yml"), trusted_as_template=True
-        )
+        file = ROOT / f"roles/{role}/{name}/main.yml"
+        if file.exists():
+            found |= loader.load_from_file(str(file), trusted_as_template=True)
     return {**found, **HOST, **overrides}
 
 
-def render(template: str, **overrides: Any) -> str:
-    templar = Templar(loader=DataLoader(), variables=variables(**overrides))
-    path = ROOT / "roles/edge_rotator/templates" / template
+def render(template: str, role: str = "edge_rotator", **overrides: Any) -> str:
+    return str(
+        evaluate((ROOT / f"roles/{role}/templates" / template).read_text(), variables(role, **overrides))
+    )
+
+
+def evaluate(text: str, known: dict[str, Any]) -> Any:
+    """What Ansible makes of a template."""
     from ansible.template import trust_as_template  # noqa: PLC0415 - new in ansible-core 2.19
 
-    return str(templar.template(trust_as_template(path.read_text())))
+    return Templar(loader=DataLoader(), variables=known).template(trust_as_template(text))
+
+
+def tasks_of(role: str, file: str, part: str) -> list[dict[str, Any]]:
+    """The tasks of a role's file whose names have this part."""
+    tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/{file}").read_text())
+    return [task for task in tasks if part in task["name"]]
+
+
+def play(tmp_path: Path, tasks: list[dict[str, Any]], *options: str, **known: Any) -> int:
+    """Run tasks on this machine; return how many changed something."""
+    file = tmp_path / "play.yml"
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    host = {"hosts": "localhost", "gather_facts": False, "vars": {**local, **known}, "tasks": tasks}
+    file.write_text(json.dumps([host]))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "--inventory=localhost,", *options, file],
+        env={
+            **os.environ,
+            "ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/litestream/filter_plugins"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_PIPELINING": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return int(re.findall(r"changed=(\d+)", done.stdout)[0])
 
 
 @pytest.mark.parametrize("delivery", ["process", "environment"])
@@ -90,3 +133,174 @@ def test_pins_and_lock_name_one_version() -> None:
     assert all({"amd64", "arm64"} <= set(hashes) for hashes in pins.values())
     for lock in ("requirements.lock", "files/device-requirements.lock"):
         assert "pycurl==7.45.7" in (ROOT / lock).read_text(), lock
+
+
+def litestream_unit(config: dict[str, Any]) -> list[str]:
+    """Lines of Litestream's unit."""
+    return render("litestream.service.j2", "litestream", litestream_config=config).splitlines()
+
+
+def test_litestream_may_write_where_its_configuration_says() -> None:
+    plain = litestream_unit({"dbs": [{"path": "/var/lib/app/a.db"}, {"path": "/var/lib/app/b.db"}]})
+    assert "ReadWritePaths=/var/lib/app" in plain
+    assert "ProtectHome=yes" in plain
+    assert "TimeoutStopSec=45s" in plain
+    lines = litestream_unit(
+        {
+            "shutdown-sync-timeout": "300s",
+            "dbs": [{"dir": "/home/pi/app/", "pattern": "*.db", "meta-dir": "/var/lib/app-meta"}],
+        }
+    )
+    assert "ReadWritePaths=/home/pi/app /var/lib/app-meta" in lines
+    assert "ProtectHome=no" in lines
+    assert "TimeoutStopSec=315s" in lines
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+def gone(path: Path) -> dict[str, Any]:
+    """A task that removes a file."""
+    return {"ansible.builtin.file": {"path": str(path), "state": "absent"}}
+
+
+def test_databases_of_an_application_that_already_runs_are_shared(tmp_path: Path) -> None:
+    app, below = tmp_path / "app", tmp_path / "more/below"
+    below.mkdir(parents=True)
+    app.mkdir()
+    shared = [app / name for name in ("a.db", "a.db-wal", "a.db-shm")] + [below / "x.db", below / "x.db-wal"]
+    for file in [*shared, app / "other", below / "other"]:
+        file.touch()
+        file.chmod(0o644)
+    known = {
+        "litestream_manage_directories": True,
+        "litestream_data_group": grp.getgrgid(os.getgid()).gr_name,
+        "litestream_config": {
+            "dbs": [
+                {"path": str(app / "a.db"), "meta-path": str(tmp_path / "meta/a")},
+                {"dir": str(below.parent), "pattern": "*.db", "recursive": True},
+            ]
+        },
+    }
+    tasks = tasks_of("litestream", "configure.yml", "share the databases")
+    play(tmp_path, tasks, "--check", **known)
+    assert mode(app / "a.db-wal") == 0o644
+    # Between the search and the change the last connection closes; the second time nothing is left to do.
+    look = tasks[0]["block"]
+    first = {**tasks[0], "block": [*look[:2], gone(app / "a.db-shm"), *look[2:]]}
+    assert play(tmp_path, [first, *tasks], **known) == 3
+    assert {mode(file) for file in shared if file.exists()} == {0o660}
+    assert {mode(file) for file in (app / "other", below / "other")} == {0o644}
+    assert {mode(directory) for directory in (app, below, below.parent, tmp_path / "meta/a")} == {0o2770}
+
+
+@pytest.mark.parametrize(
+    ("path", "good"),
+    [
+        ("/var/lib/health-check/health.db", True),
+        ("/srv/app/health.db", True),
+        ("/var/lib/health.db", False),
+        ("/health.db", False),
+        ("/srv/health.db", False),
+        ("/etc/app/health.db", False),
+        ("/home/pi/health.db", False),
+        ("/home/pi/app/health.db", False),
+        ("/var/spool/health.db", False),
+        ("/var/lib/app/../health.db", False),
+        ("/var/lib/app//health.db", False),
+        ("/var/lib/a b/health.db", False),
+        ("/var/lib/a%b/health.db", False),
+        ("/var/lib/a'b/health.db", False),
+        ("/var/lib/a\\b/health.db", False),
+    ],
+)
+def test_the_sample_writes_into_a_directory_of_its_own(path: str, good: bool) -> None:
+    task = tasks_of("health_check", "preflight.yml", "of its own")[0]
+    known = variables("health_check", health_check_database=path) | task["vars"]
+    conditions = task["ansible.builtin.assert"]["that"]
+    assert all(evaluate(f"{{{{ {condition} }}}}", known) for condition in conditions) == good
+
+
+def test_the_sample_takes_its_own_database_alone_with_it(tmp_path: Path) -> None:
+    directory = tmp_path / "health"
+    (directory / ".health.db-litestream/ltx").mkdir(parents=True)
+    for name in ("health.db", "health.db-wal", "health.db-shm", "health.db-journal", "other.db"):
+        (directory / name).touch()
+    tasks = tasks_of("health_check", "absent.yml", "database is gone")
+    known = {"health_check_database": str(directory / "health.db"), "health_check_remove_database": True}
+    # The database; by hand what is not the sample's; then the empty directory; then nothing.
+    assert play(tmp_path, [*tasks, gone(directory / "other.db"), *tasks, *tasks], **known) == 3
+    assert not directory.exists()
+
+
+def restoration() -> dict[str, Any]:
+    """What playbooks/restore.yml does while nobody uses the database."""
+    tasks = DataLoader().load_from_file(str(ROOT / "playbooks/tasks/restore.yml"), trusted_as_template=True)
+    return next(task for task in tasks if "block" in task)
+
+
+def test_what_takes_long_is_no_long_session() -> None:
+    block = restoration()
+    found = [task for task in block["block"] if "async" in task]
+    assert [task["name"].partition("| ")[2] for task in found] == [
+        "The replica is restored beside the database",
+        "The restored database is sound",
+    ]
+    for task in found:
+        assert 0 < task["poll"] <= 30
+        assert evaluate(task["async"], {**block["vars"], "ansible_check_mode": False}) >= 3600
+        # Ansible refuses one with the other.
+        assert evaluate(task["async"], {**block["vars"], "ansible_check_mode": True}) == 0
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_database_made_anew_meanwhile_is_no_success(tmp_path: Path, anew: bool) -> None:
+    block, path = restoration(), tmp_path / "a b.db"
+    task = next(task for task in block["block"] if task["name"].endswith("takes its place"))
+    Path(f"{path}.restoring").write_text("restored")
+    if anew:
+        path.write_text("anew")
+    known = {"restore_path": str(path), "restore_units": ["app.service"], "__restore_aside": "/aside"}
+    command = evaluate(task["ansible.builtin.shell"]["cmd"], {**block["vars"], **task["vars"], **known})
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == anew
+    assert path.read_text() == ("anew" if anew else "restored")
+    assert not anew or all(
+        part in done.stderr for part in (str(path), "/aside", "restore_units (app.service)")
+    )
+
+
+REPLICA = {"bucket": "b", "path": "edge01/more/"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "single", "meta"),
+    [
+        ({"path": "/srv/more/in/a.db", "replica": REPLICA}, None, "/srv/more/in/.a.db-litestream"),
+        ({"path": "/srv/more/in/a.db", "meta-path": "/srv/meta", "replica": REPLICA}, None, "/srv/meta/*"),
+        (
+            {"dir": "/srv/more/", "recursive": True, "replica": {**REPLICA, "region": "r"}},
+            {"bucket": "b", "path": "edge01/more/in/a.db", "region": "r"},
+            "/srv/more/in/.a.db-litestream",
+        ),
+        (
+            {"dir": "/srv/more", "meta-path": "/srv/meta", "replicas": [{"url": "s3://b/edge01/?region=r"}]},
+            {"url": "s3://b/edge01/in/a.db?region=r"},
+            "/srv/meta/in/.a.db-litestream",
+        ),
+        (
+            {"dir": "/srv/more", "meta-dir": "/srv/meta", "replica": {"url": "s3://b/edge01"}},
+            {"url": "s3://b/edge01/in/a.db"},
+            "/srv/meta/in/a.db-litestream",
+        ),
+    ],
+)
+def test_one_database_of_a_directory_is_restored_from_its_own_replica(
+    entry: dict[str, Any], single: dict[str, Any] | None, meta: str
+) -> None:
+    """Litestream puts them there: tried with 0.5.17."""
+    known = {**restoration()["vars"], "restore_path": "/srv/more/in/a.db", "__restore_entry": entry}
+    expected = {"path": "/srv/more/in/a.db", "replica": single} if single else entry
+    assert evaluate("{{ __restore_single }}", known) == expected
+    assert evaluate("{{ __restore_meta }}", known) == meta

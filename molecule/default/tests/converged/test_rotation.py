@@ -26,6 +26,28 @@ def test_litestream_restarts_once_per_rotation_or_never(name: str, mode: str) ->
     assert set(found) == {1 if mode == "environment" else 0}
 
 
+SET_BACK = """
+import json
+with open("/var/lib/edge-rotator/state.json", "r+") as file:
+    state = json.load(file)
+    state["success"]["wall"] += 3600
+    file.seek(0)
+    json.dump(state, file)
+    file.truncate()
+"""
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_clock_set_back_makes_litestream_ask_again(host: Any, name: str) -> None:
+    """As if it had been an hour ahead at the last rotation: the old keys would be kept for an hour."""
+    since = observe.now(name)
+    host.check_output("python3 -c %s", SET_BACK)
+    host.check_output("systemctl start edge-rotator.service")
+    assert observe.events(name, "rotated", since)[0].fields["reason"] == "clock_step"
+    wait_for(lambda: observe.starts(name, "litestream.service", since), 20)
+    assert len(observe.starts(name, "litestream.service", since)) == 1
+
+
 def test_an_expired_key_is_refused(name: str, credentials: dict[str, str]) -> None:
     key = credentials["AWS_ACCESS_KEY_ID"]
     since = observe.now(observe.CLOUD)

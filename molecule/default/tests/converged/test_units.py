@@ -122,4 +122,4 @@ def test_litestream_starts_only_with_credentials(host: Any, secret_file: str) ->
 
 def test_no_compiler_stayed(host: Any) -> None:
     assert host.run("command -v gcc cc pip3 curl-config").stdout == ""
-    assert not host.file("/var/tmp/edge-rotator-build").exists
+    assert not host.file("/var/lib/edge-rotator-build").exists

@@ -15,6 +15,8 @@ GONE = [
     "/etc/systemd/system/edge-rotator.timer",
     "/etc/systemd/system/litestream.service",
     "/etc/systemd/system/litestream.path",
+    "/etc/systemd/system/litestream-restart.path",
+    "/etc/systemd/system/litestream-restart.service",
     "/etc/systemd/system/health-check.service",
     "/opt/edge-rotator",
     "/opt/litestream",

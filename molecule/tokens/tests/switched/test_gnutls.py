@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from conftest import switched_at
 
 from experiment import observe
-from experiment.phases import wait_for
+from experiment.phases import assert_lossless, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,7 @@ def _only_the_switched(name: str) -> None:
 
 
 def test_it_rotates_with_debians_pycurl(host: Any, name: str) -> None:
-    since = float(host.file("/run/edge-switched-at").content_string)
+    since = switched_at(host)
     wait_for(lambda: len(observe.events(name, "rotated", since)) >= 2, 120)
     # The play changes link and configuration one after the other; a tick in between mends itself.
     assert len(observe.events(name, "failed", since)) <= 1
@@ -33,10 +34,4 @@ def test_nothing_was_compiled_for_it(host: Any) -> None:
 
 
 def test_replication_goes_on(host: Any, name: str) -> None:
-    try:
-        observe.finish_replication(name)
-        here, there = observe.rows(name, observe.DATABASE), observe.restore(name)
-    finally:
-        host.check_output("systemctl start health-check.service")
-    assert there.rows == here.rows
-    assert len({row.split("|")[0] for row in here.rows}) == len(here.rows)
+    assert_lossless(host, name)

@@ -75,6 +75,23 @@ def test_the_right_pin_rotates_again(host: Any, name: str) -> None:
     assert wait_for(lambda: host.run("sudo -u edge-rotator edge-rotator status").rc == 0, 60)
 
 
+@pytest.mark.usefixtures("at_rest")
+def test_a_lost_pin_file_is_told_and_its_return_is_noticed(host: Any, name: str) -> None:
+    """Left to itself, systemd does not start a unit without its credential, and the timer does not mind."""
+    since = observe.now(name)
+    host.check_output("mv /etc/edge-token/pin /etc/edge-token/aside")
+    try:
+        host.run("systemctl start edge-rotator-force.service")
+        failed = observe.events(name, "failed", since)
+        assert [event.fields["error"] for event in failed] == ["pin_unreadable"]
+        assert "/etc/edge-token/pin" in failed[0].fields["detail"]
+    finally:
+        host.check_output("mv /etc/edge-token/aside /etc/edge-token/pin")
+    host.check_output("systemctl start edge-rotator.timer")
+    # A permanent error waits 15 minutes, unless what it was about has changed.
+    wait_for(lambda: observe.events(name, "rotated", since), 90)
+
+
 def test_a_locked_tpm_is_unlocked_as_the_documentation_says(host: Any, name: str) -> None:
     if name != TPM_DEVICE:
         pytest.skip("only a TPM locks")

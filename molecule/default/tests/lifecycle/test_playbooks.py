@@ -1,0 +1,79 @@
+"""What operators run from the control node after the first converge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from experiment import observe
+from experiment.phases import assert_lossless, play, wait_for
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def only_one(name: str) -> None:
+    """Skip all devices but one: what takes long is shown once."""
+    if name != "edge01":
+        pytest.skip("one device shows it")
+
+
+def test_status_tells_of_the_fleet(host: Any, only_one: None) -> None:
+    wait_for(lambda: "2 ok" in play("status").text, 60)
+
+
+def test_rotate_proves_that_credentials_are_new(host: Any, name: str, secret_file: str) -> None:
+    before = host.file(secret_file).content_string
+    done = play("rotate", name)
+    assert done.code == 0, done.text
+    assert host.file(secret_file).content_string != before
+
+
+def test_restore_wants_the_name_twice(host: Any, name: str) -> None:
+    done = play("restore", name)
+    assert done.code != 0
+    assert "run it with --limit DEVICE -e restore_confirm=DEVICE" in done.text
+    assert "changed=0" in done.text
+    assert host.service("health-check").is_running
+
+
+def test_restore_gives_every_row_back(host: Any, name: str) -> None:
+    before = observe.rows(name, observe.DATABASE).rows
+    done = play("restore", name, {"restore_confirm": name})
+    assert done.code == 0, done.text
+    after = observe.rows(name, observe.DATABASE)
+    assert after.integrity == "ok"
+    assert after.rows[: len(before)] == before
+    assert host.check_output(f"ls -d {observe.DATABASE}.before-*"), "the old one is kept"
+    wait_for(lambda: len(observe.rows(name, observe.DATABASE).rows) > len(after.rows))
+    assert_lossless(host, name)
+
+
+def test_upgrade_goes_on_only_where_the_device_is_well(host: Any, only_one: None, name: str) -> None:
+    # Younger than nothing: a gate that no device can pass.
+    stopped = play("upgrade", name, {"healthy_replication_age": -1, "healthy_retries": 1})
+    assert stopped.code != 0
+    assert "Stop here and give the reasons" in stopped.text
+    assert "last rotation" in stopped.text, "the reasons are shown"
+    passed = play("upgrade", name)
+    assert passed.code == 0, passed.text
+
+
+def test_rollback_without_an_older_version_changes_nothing(host: Any, only_one: None, name: str) -> None:
+    done = play("rollback", name)
+    assert done.code == 0, done.text
+    assert "no older version than 0.5.17 is installed" in done.text
+    assert "changed=0" in done.text
+
+
+def test_the_next_run_makes_good_what_one_left_that_broke_off(host: Any, name: str) -> None:
+    """Its handlers never ran: what is on the disk is not what runs. And somebody has left the operators."""
+    if name != "edge02":
+        pytest.skip("one device shows it")
+    since = observe.now(name)
+    host.check_output("touch /etc/litestream.yml")
+    done = play("site", name, {"edge_rotator_operators": []})
+    assert done.code == 0, done.text
+    assert len(observe.starts(name, "litestream.service", since)) == 1
+    assert host.group("edge-operators").members == []
