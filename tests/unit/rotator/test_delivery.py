@@ -159,7 +159,29 @@ def test_restart(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         delivery.restart(config)
     assert caught.value.kind.name == "restart_failed"
     assert caught.value.detail == "exit code 5 of /bin/restart litestream.service"
-    assert seen == [(["/bin/restart", "litestream.service"], 120.0)] * 2
+    assert seen == [(["/bin/restart", "litestream.service"], 240.0)] * 2
+
+
+def test_request_restart(config: Config) -> None:
+    """A file that is replaced, for a path unit sees only that; not kept from one boot to the next."""
+    request = Path(config.directory) / "restart-litestream"
+    delivery.request_restart(config)
+    before = request.stat()
+    assert (request.read_bytes(), before.st_mode & 0o7777) == (b"", 0o640)
+    delivery.request_restart(config)
+    assert request.stat().st_ino != before.st_ino
+    config.directory = "/nowhere"
+    with pytest.raises(RotatorError) as caught:
+        delivery.request_restart(config)
+    assert caught.value.kind.name == "write_failed"
+    assert caught.value.detail == "/nowhere/restart-litestream: No such file or directory"
+
+
+def test_request_restart_spares_the_flash(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(os, "fsync", seen.append)
+    delivery.request_restart(config)
+    assert seen == []
 
 
 def test_nudge(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
