@@ -102,7 +102,8 @@ def error_table() -> str:
         f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h at most. Where `expected_lifetime` is below 15 min, the",
         "first wait is a fifteenth of it. Where there is one fixed wait, it also ends when configuration,",
         "certificate, CA bundle, PIN file or key file change.",
-        "`sudo systemctl start edge-rotator-force.service` ends every wait but that for a new PIN.",
+        "`sudo systemctl --no-pager start edge-rotator-force.service` ends every wait but that for a",
+        "new PIN.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,9 @@ hands them to Litestream. A timer runs it; by hand you look, check and force:
   edge-rotator status          is this device well, and if not, what mends it
   edge-rotator doctor          check the whole chain link by link
   edge-rotator rotate --force  fetch credentials now
-  journalctl -u edge-rotator   one line per event, `event=failed` with its mend
+
+One line per event, `event=failed` with its mend, is in the journal:
+  sudo journalctl --no-pager --lines=200 --unit=edge-rotator.service
 """
 _TOP_END = """\
 Exit codes are the error's class and never change: 0 done, 1 a fault in this
@@ -28,8 +30,8 @@ make Litestream use them. If they are not, do nothing and say nothing. Good
 credentials are never replaced by a failure.
 
 Run it as the service does, never as root: the PIN is the service's alone.
-  sudo systemctl start edge-rotator.service        what the timer does
-  sudo systemctl start edge-rotator-force.service  the same, due or not
+  sudo systemctl --no-pager start edge-rotator.service        what the timer does
+  sudo systemctl --no-pager start edge-rotator-force.service  the same, due or not
 """
 _ROTATE_END = """\
 exit codes: 0 done or not due; else the class of the error (see edge-rotator
@@ -37,8 +39,8 @@ exit codes: 0 done or not due; else the class of the error (see edge-rotator
 the mend and when the next try is.
 
 example, after mending an IoT policy, without waiting for the next try:
-  sudo systemctl start edge-rotator-force.service
-  journalctl --unit=edge-rotator-force.service --lines=5
+  sudo systemctl --no-pager start edge-rotator-force.service
+  sudo journalctl --no-pager --lines=200 --unit=edge-rotator-force.service
 """
 _DUE = """\
 Is there anything to do? Cheap enough to be asked every few seconds: the
