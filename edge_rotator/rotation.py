@@ -184,14 +184,16 @@ def _rotate(config: Config, state: State, facts: Facts, reason: str) -> None:
     held = schedule.remaining(state, start) if facts.credentials else 0.0
     outage = held <= 0 or state.failure is not None
     previous = state.failure
-    set_back = schedule.stepped_back(state, start)
+    watched = state.watched
     # If we are killed from here on, the next run finds a failed attempt and waits its turn.
     _record_failure(config, state, facts, RotatorError("interrupted"), start)
     _save(config, state, durable=False)
-    state.failure = previous
+    state.failure, state.watched = previous, watched
 
-    fetched, lifetime, skew = fetch_checked(config, held)
+    # What was set anew may well mean a shorter life time than what is held.
+    fetched, lifetime, skew = fetch_checked(config, 0.0 if reason == "configuration" else held)
     clock = read_clock()
+    set_back = schedule.stepped_back(state, clock)
     usable = schedule.usable(lifetime, config.safety_margin)
     delivery.write(config, fetched, clock.wall + usable)
 

@@ -27,6 +27,7 @@ WIDTH = 80
 MOST_PROBLEMS = 5
 MOST_DATABASES = 3
 RESTART_GRACE = 60.0  # s; a stop with its last sync, and the first sync after the start
+RUN_LIMIT = 300.0  # s; the unit's TimeoutStartSec
 REPLICATION_WARNING = 300.0  # s; Litestream's longest back-off
 
 
@@ -45,6 +46,10 @@ def span(seconds: float) -> str:
 def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
     last, failure = state.last_error, state.failure
     # What the next attempt waits for goes before what came after it, such as a restart that failed too.
+    # A rotation that is under way looks like one that was interrupted.
+    running = failure is not None and failure.kind == "interrupted" and failure.boot_id == clock.boot_id
+    if running and failure and clock.boot - failure.boot < RUN_LIMIT:
+        failure = None
     if failure:
         last = {"kind": failure.kind, "detail": failure.detail, "wall": failure.wall}
     if not last:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PIN, THING, Device, Time
-from faultserver import credentials_body
+from faultserver import Handler, credentials_body
 
 from edge_rotator import cli, clock, rotation
 
@@ -409,3 +409,40 @@ def test_what_only_root_can_read_does_not_make_the_service_wait(device: Device) 
     served = device.run("rotate", env={"CREDENTIALS_DIRECTORY": f"{device.root}/credentials"})
     assert served.returncode == 0, served.stderr
     assert device.credentials.exists()
+
+
+def test_a_shorter_life_time_that_was_asked_for_is_taken(local: Device, world: Time) -> None:
+    local.configure(schedule={"expected_lifetime": 3600})
+    local.server.lifetime = 3600
+    assert local.tick() == 0
+    local.server.lifetime = 900
+    assert local.tick("rotate", "--force") == 46, "unasked it is no gain"
+    local.configure(schedule={"expected_lifetime": 900})
+    assert local.tick() == 0
+    assert local.state["success"]["lifetime"] == pytest.approx(900, abs=2)
+
+
+def test_a_clock_set_back_during_the_fetch_is_noticed(local: Device, world: Time) -> None:
+    """Network and time service come up together."""
+    assert local.tick() == 0
+
+    def synchronised(handler: Handler) -> None:
+        world.wall -= 3600
+        local.server.good(handler)
+
+    local.server.respond = synchronised
+    world.advance(700)
+    assert local.tick() == 0
+    assert (local.root / "run/restart-litestream").exists()
+
+
+def test_a_try_by_hand_does_not_undo_what_lifts_a_wait(device: Device) -> None:
+    device.server.respond = lambda h: h.reply(404, b'{"message":"Role alias does not exist"}')
+    assert device.run("rotate").returncode == 33
+    assert device.run("due").returncode == 1
+    device.configure(provider={"role_alias": "mended"})
+    assert device.run("due").returncode == 0
+    device.pin_file.rename(device.root / "aside")
+    assert device.run("rotate", "--force").returncode == 67
+    (device.root / "aside").rename(device.pin_file)
+    assert device.run("due").returncode == 0

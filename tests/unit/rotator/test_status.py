@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Device, Time
 from cryptography.hazmat.primitives.asymmetric import ec
+from faultserver import Handler
 from pki import DAY, Authority, now
 from test_doctor import control_socket, listing
 
@@ -274,3 +275,23 @@ def test_what_is_waited_for_goes_before_what_failed_after_it(
     assert report["last_error"]["class"] == "policy_denied"
     assert "the last attempt failed: policy_denied" in report["problems"]
     assert "Litestream has yet to be restarted" in report["problems"]
+
+
+def test_a_rotation_under_way_is_no_failure(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert seen.tick() == 0
+    during: list[dict[str, Any]] = []
+
+    def asked(handler: Handler) -> None:
+        during.append(json.loads((seen.root / "state/state.json").read_text()))
+        handler.close_connection = True
+
+    seen.server.respond = asked
+    world.advance(700)
+    assert seen.tick() == 13
+    (seen.root / "state/state.json").write_text(json.dumps(during[0]))
+    assert during[0]["failure"]["kind"] == "interrupted"
+    assert ask(seen, capsys)["problems"] == []
+    world.advance(301)
+    assert "the last attempt failed: interrupted" in ask(seen, capsys)["problems"]

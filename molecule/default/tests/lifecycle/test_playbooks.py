@@ -73,7 +73,10 @@ def test_the_next_run_makes_good_what_one_left_that_broke_off(host: Any, name: s
         pytest.skip("one device shows it")
     since = observe.now(name)
     host.check_output("touch /etc/litestream.yml")
-    done = play("site", name, {"edge_rotator_operators": []})
+    certificate = host.file("/etc/edge-identity/device.crt").sha256sum
+    # As a text, which is what `-e name=value` gives.
+    done = play("site", name, {"edge_rotator_operators": [], "device_identity_renew_before_days": "60"})
     assert done.code == 0, done.text
+    assert host.file("/etc/edge-identity/device.crt").sha256sum == certificate, "it has a year"
     assert len(observe.starts(name, "litestream.service", since)) == 1
     assert host.group("edge-operators").members == []
