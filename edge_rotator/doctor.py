@@ -180,8 +180,14 @@ def _connect(host: str, port: int, ca_file: str | None, timeout: float) -> ssl.S
 def _tls(config: Config) -> str:
     if not os.access(config.ca_file, os.R_OK):
         raise RotatorError("file_unreadable", f"cannot read {config.ca_file}")
-    with _connect(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
-        return f"{config.endpoint} proved itself, {wrapped.version()}"
+    try:
+        with _connect(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
+            return f"{config.endpoint} proved itself, {wrapped.version()}"
+    except RotatorError as error:
+        # TLS 1.2 asks for our certificate within the handshake, and the key is not ours to use here.
+        if "ALERT_HANDSHAKE_FAILURE" in error.detail:
+            raise SkippedError("the endpoint wants our certificate first: --login shows it") from None
+        raise
 
 
 def _provider(config: Config, secret: str | None) -> str:

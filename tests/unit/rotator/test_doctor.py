@@ -272,6 +272,14 @@ def test_tls_to_the_endpoint(config: configuration.Config, local: Device, pki: P
     assert kind(lambda: str(doctor._connect("localhost", 1, None, 1.0))) == "connect"
 
 
+def test_an_endpoint_that_wants_our_certificate_first(config: configuration.Config, local: Device) -> None:
+    """What TLS 1.2 does; a failed line would send the reader after a fault that is none."""
+    local.server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert local.tick() == 0
+    with pytest.raises(doctor.SkippedError, match="--login shows it"):
+        doctor._tls(config)
+
+
 def test_what_is_no_tls(config: configuration.Config, tmp_path: Path) -> None:
     """A server that answers in clear, and one that says nothing."""
     yml = tmp_path / "litestream.yml"
