@@ -30,8 +30,8 @@ make Litestream use them. If they are not, do nothing and say nothing. Good
 credentials are never replaced by a failure.
 
 Run it as the service does, never as root: the PIN is the service's alone.
-  sudo systemctl --no-pager start edge-rotator.service        what the timer does
-  sudo systemctl --no-pager start edge-rotator-force.service  the same, due or not
+  sudo systemctl --no-pager start edge-rotator.service        as the timer does
+  sudo systemctl --no-pager start edge-rotator-force.service  due or not
 """
 _ROTATE_END = """\
 exit codes: 0 done or not due; else the class of the error (see edge-rotator
