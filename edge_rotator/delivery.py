@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edge_rotator.config import Config
     from edge_rotator.credentials import Credentials
 
-RESTART_TIMEOUT = 240.0  # s; a stop of Litestream may take 30 s per database
+RESTART_TIMEOUT = 240.0  # s; in environment mode the unit's TimeoutStopSec is at most 200 s
 SYNC_TIMEOUT = 60.0  # s per database
 _KILLED = 137
 

@@ -45,11 +45,10 @@ def span(seconds: float) -> str:
 
 def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
     last, failure = state.last_error, state.failure
+    if failure and failure.kind == "interrupted" and failure.boot_id == clock.boot_id:
+        # A rotation that is under way looks like one that was interrupted.
+        failure = None if clock.boot - failure.boot < RUN_LIMIT else failure
     # What the next attempt waits for goes before what came after it, such as a restart that failed too.
-    # A rotation that is under way looks like one that was interrupted.
-    running = failure is not None and failure.kind == "interrupted" and failure.boot_id == clock.boot_id
-    if running and failure and clock.boot - failure.boot < RUN_LIMIT:
-        failure = None
     if failure:
         last = {"kind": failure.kind, "detail": failure.detail, "wall": failure.wall}
     if not last:

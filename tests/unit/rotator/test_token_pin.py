@@ -29,11 +29,14 @@ def test_credential_of_systemd_wins(file: Path, tmp_path: Path, monkeypatch: pyt
     assert (pin.find("/nowhere"), pin.read("/nowhere")) == (f"{directory}/pin", "5678")
 
 
-def test_an_empty_credential_means_there_is_no_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("default", ["", "\t"])
+def test_a_default_credential_means_there_is_no_file(
+    default: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The unit sets it, so that a lost PIN file is an error and not a unit that does not start."""
     file.unlink()
     (file.parent / "credentials").mkdir()
-    (file.parent / "credentials/pin").write_text("")
+    (file.parent / "credentials/pin").write_text(default)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(file.parent / "credentials"))
     with pytest.raises(RotatorError, match=f"{file} must exist") as caught:
         pin.find(str(file))
