@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from edge_rotator import errors, schedule, usage  # noqa: E402
 
-ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "health_check"]
+ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "sample_app"]
 RETRIES = {
     errors.TRANSIENT: f"after {schedule.FIRST_BACKOFF / 60:.0f}, 2, 4 … {schedule.MAX_BACKOFF / 60:.0f} min",
     errors.PERMANENT: f"every {schedule.MAX_BACKOFF / 60:.0f} min",
@@ -90,12 +90,12 @@ def error_table() -> str:
         "0 is success, 2 a wrong command line. `due`, `status` and `doctor` have exit codes of their",
         "own: see [cli.md](cli.md).",
         "",
-        "| code | class | next attempt | mend |",
+        "| code | class | next attempt | fix |",
         "|---|---|---|---|",
     ]
     for kind in sorted(errors.KINDS.values(), key=lambda kind: kind.exit_code):
-        mend = kind.mend.replace("|", "\\|")
-        lines.append(f"| {kind.exit_code} | `{kind.name}` | {RETRIES[kind.retry]} | {mend} |")
+        fix = kind.fix.replace("|", "\\|")
+        lines.append(f"| {kind.exit_code} | `{kind.name}` | {RETRIES[kind.retry]} | {fix} |")
     lines += [
         "",
         "Up to a tenth of jitter is added to every wait. A `Retry-After` of the provider lengthens it, to",

@@ -1,4 +1,4 @@
-"""`edge-rotator doctor`: walk the whole chain, a line each: ok, failed with its mend, or skipped.
+"""`edge-rotator doctor`: walk the whole chain, a line each: ok, failed with its fix, or skipped.
 
 Every check runs in a process of its own with a limit, so that neither a module that crashes nor a
 name server that is silent ends or stops the walk, and none sees a token another has opened.
@@ -368,7 +368,7 @@ def _verdict(check: Callable[[], str]) -> tuple[str, str, str]:
 def _show(name: str, verdict: str, kind: str, detail: str) -> None:
     print(f"{verdict:8}{name:13}{kind + ': ' if kind else ''}{detail}", flush=True)
     if kind:
-        print(f"{'':21}mend: {KINDS[kind].mend}", flush=True)
+        print(f"{'':21}fix: {KINDS[kind].fix}", flush=True)
 
 
 def _prepare(path: str, login: bool) -> tuple[Config, str | None, int]:

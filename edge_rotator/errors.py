@@ -1,4 +1,4 @@
-"""The one table of what can go wrong: name for machines, exit code, retry policy, mend.
+"""The one table of what can go wrong: name for machines, exit code, retry policy, fix.
 
 An entry is data; raise it with `RotatorError("name", "what was seen")`. Neither a name nor a detail
 ever holds a secret: callers pass paths, labels, numbers and the provider's own message.
@@ -7,7 +7,7 @@ ever holds a secret: callers pass paths, labels, numbers and the provider's own 
 from __future__ import annotations
 
 TRANSIENT = "transient"  # retried after 1, 2, 4 … minutes, sooner or later if Retry-After says so
-PERMANENT = "permanent"  # somebody must mend it: at most four attempts an hour
+PERMANENT = "permanent"  # somebody must fix it: at most four attempts an hour
 LATCH = "latch"  # no attempt at all until the PIN file changes
 NONE = "none"  # nothing was asked of provider or token: the next tick may try again
 
@@ -15,18 +15,18 @@ NONE = "none"  # nothing was asked of provider or token: the next tick may try a
 class Kind:
     """One class of error."""
 
-    __slots__ = ("exit_code", "mend", "name", "retry")
+    __slots__ = ("exit_code", "fix", "name", "retry")
 
-    def __init__(self, name: str, exit_code: int, retry: str, mend: str) -> None:
+    def __init__(self, name: str, exit_code: int, retry: str, fix: str) -> None:
         self.name = name
         self.exit_code = exit_code
         self.retry = retry
-        self.mend = mend
+        self.fix = fix
 
 
 KINDS: dict[str, Kind] = {
-    name: Kind(name, exit_code, retry, mend)
-    for name, exit_code, retry, mend in (
+    name: Kind(name, exit_code, retry, fix)
+    for name, exit_code, retry, fix in (
         # Ourselves
         ("internal_error", 1, PERMANENT, "a fault in edge-rotator: report it with this line"),
         ("config_invalid", 3, NONE, "correct the named key in the configuration file"),
@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
         ("timeout", 12, TRANSIENT, "the network is slow or drops packets; check the uplink"),
         ("connection_lost", 13, TRANSIENT, "the peer hung up; check for a middlebox"),
         ("throttled", 14, TRANSIENT, "the provider limits the account; spread the fleet out"),
-        ("server_error", 15, TRANSIENT, "the provider has a fault; nothing to mend here"),
+        ("server_error", 15, TRANSIENT, "the provider has a fault; nothing to fix here"),
         (
             "tls_server_untrusted",
             20,

@@ -19,7 +19,7 @@ def _load(pin_file: str) -> tuple[str, bytes]:
             pin = file.read(_LONGEST + 1)
     except OSError as exc:
         raise RotatorError("pin_unreadable", f"{path}: {exc.strerror}") from None
-    # The unit's credential is a copy of the file, a tab where there is none: the file is what to mend.
+    # The unit's credential is a copy of the file, a tab where there is none: the file is what to fix.
     if pin[-1:] in (b"\n", b"\r"):
         raise RotatorError("pin_unreadable", f"{pin_file} ends with a newline, which is not the PIN's")
     if not 1 <= len(pin) <= _LONGEST or not all(0x20 <= byte < 0x7F for byte in pin):

@@ -262,7 +262,7 @@ def _fail(config: Config, state: State, facts: Facts, error: RotatorError) -> No
 
 
 def report(error: RotatorError, delay: float | None = None, held: float | None = None) -> None:
-    """Write the one line that says what is wrong and how to mend it."""
+    """Write the one line that says what is wrong and how to fix it."""
     event(
         "failed",
         ERROR,
@@ -271,7 +271,7 @@ def report(error: RotatorError, delay: float | None = None, held: float | None =
         detail=error.detail or None,
         retry_in_s=delay,
         credentials_left_s=held,
-        mend=error.kind.mend,
+        fix=error.kind.fix,
     )
 
 

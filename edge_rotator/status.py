@@ -63,7 +63,7 @@ def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
         "class": kind.name,
         "exit_code": kind.exit_code,
         "detail": last["detail"],
-        "mend": kind.mend,
+        "fix": kind.fix,
         "at": format_iso(last["wall"]),
         "age_s": max(0.0, clock.wall - last["wall"]),
         "current": current,
@@ -216,10 +216,10 @@ def render(report: dict[str, Any]) -> str:
     ]
     error = report["last_error"]
     if error:
-        when = "now" if error["current"] else f"mended since, {span(error['age_s'])} ago"
+        when = "now" if error["current"] else f"fixed since, {span(error['age_s'])} ago"
         rows += [
             ("last error", f"{error['class']} ({when}) {error['detail']}"),
-            ("  its mend", error["mend"]),
+            ("  its fix", error["fix"]),
         ]
     rows += [("replica" if not n else "", text) for n, text in enumerate(_replicas(report))]
     certificate, token_ = report["certificate"], report["token"]

@@ -10,11 +10,11 @@ _TOP = """\
 Fetches short-lived AWS credentials with the key in this device's token and
 hands them to Litestream. A timer runs it; by hand you look, check and force:
 
-  edge-rotator status          is this device well, and if not, what mends it
+  edge-rotator status          is this device well, and if not, what fixes it
   edge-rotator doctor          check the whole chain link by link
   edge-rotator rotate --force  fetch credentials now
 
-One line per event, `event=failed` with its mend, is in the journal:
+One line per event, `event=failed` with its fix, is in the journal:
   sudo journalctl --no-pager --lines=200 --unit=edge-rotator.service
 """
 _TOP_END = """\
@@ -36,9 +36,9 @@ Run it as the service does, never as root: the PIN is the service's alone.
 _ROTATE_END = """\
 exit codes: 0 done or not due; else the class of the error (see edge-rotator
 --help). The line `event=failed` on stderr, or in the journal, names it, with
-the mend and when the next try is.
+the fix and when the next try is.
 
-example, after mending an IoT policy, without waiting for the next try:
+example, after fixing an IoT policy, without waiting for the next try:
   sudo systemctl --no-pager start edge-rotator-force.service
   sudo journalctl --no-pager --lines=200 --unit=edge-rotator-force.service
 """
@@ -57,7 +57,7 @@ example:
 _STATUS = """\
 One screen: is the device well; how long do credentials and certificate last;
 when was the last rotation and when is the next; what failed last and what
-mends it; when did Litestream last sync. Asks neither token nor network, so it
+fixes it; when did Litestream last sync. Asks neither token nor network, so it
 always answers at once.
 """
 _STATUS_END = """\
@@ -70,10 +70,10 @@ examples:
   sudo -u edge-rotator edge-rotator status --json
 """
 _DOCTOR = """\
-When `status` is not well and its mend did not help: walks the chain link by
+When `status` is not well and its fix did not help: walks the chain link by
 link, from the configuration over pycurl, module, token, key, certificate,
 clock, DNS and TLS to S3, Litestream and the restart rule. A line each: ok,
-failed with the mend, or skipped. The first failed line is the one to mend.
+failed with the fix, or skipped. The first failed line is the one to fix.
 Every check is bounded; all take seconds, at worst some minutes.
 
 No PIN is used, unless you add --login: then the token is logged in to and the
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     status = command("status", "is this device well? one screen", _STATUS, _STATUS_END)
     status.add_argument("--json", action="store_true", help="for machines")
 
-    doctor = command("doctor", "check the whole chain, a line each with the mend", _DOCTOR, _DOCTOR_END)
+    doctor = command("doctor", "check the whole chain, a line each with the fix", _DOCTOR, _DOCTOR_END)
     doctor.add_argument(
         "--login",
         action="store_true",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lab.settings import paths
 
-DATABASE = "/var/lib/health-check/health.db"
+DATABASE = "/var/lib/sample-app/sample.db"
 CLOUD = "cloud01"
 # systemd's catalogue: "Subject: A start job for unit UNIT has finished successfully".
 UNIT_STARTED = "39f53479d3a045ac8e11786248231fbf"
@@ -20,7 +20,7 @@ _ROWS = (
     "import sqlite3,sys;"
     "c=sqlite3.connect('file:'+sys.argv[1]+'?mode=ro',uri=True);"
     "print(c.execute('PRAGMA integrity_check').fetchone()[0]);"
-    "[print(*row,sep='|') for row in c.execute('SELECT id,created_at FROM HealthCheck ORDER BY id')]"
+    "[print(*row,sep='|') for row in c.execute('SELECT id,created_at FROM Sample ORDER BY id')]"
 )
 
 
@@ -152,14 +152,14 @@ class Rows:
 
 
 def rows(host: str, path: str) -> Rows:
-    """Read table HealthCheck of a database on a machine."""
+    """Read table Sample of a database on a machine."""
     lines = run(host, ["sudo", "python3", "-c", _ROWS, path]).splitlines()
     return Rows(lines[0], lines[1:])
 
 
 def finish_replication(host: str) -> None:
     """Stop the writer, and wait until Litestream says that everything is in S3."""
-    run(host, "sudo systemctl stop health-check.service")
+    run(host, "sudo systemctl stop sample-app.service")
     socket = "/run/litestream/litestream.sock"
     deadline = time.monotonic() + 60
     while True:
@@ -176,5 +176,5 @@ def restore(thing: str) -> Rows:
     """Restore a thing's replica on the cloud machine with a key of its own, and read it."""
     path = f"/tmp/restored-{thing}.db"
     run(CLOUD, f"sudo rm -f {path} {path}-*")
-    run(CLOUD, f"sudo cloudctl restore {thing}/health.db {path}")
+    run(CLOUD, f"sudo cloudctl restore {thing}/sample.db {path}")
     return rows(CLOUD, path)

@@ -18,7 +18,7 @@ from experiment import observe
 
 ROOT = Path(__file__).resolve().parents[3]
 
-UNITS = ("edge-rotator*", "litestream.service", "health-check.service", "tpm2-abrmd.service")
+UNITS = ("edge-rotator*", "litestream.service", "sample-app.service", "tpm2-abrmd.service")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def assert_lossless(host: Any, thing: str) -> list[str]:
         observe.finish_replication(thing)
         here, there = observe.rows(thing, observe.DATABASE), observe.restore(thing)
     finally:
-        host.check_output("systemctl start health-check.service")
+        host.check_output("systemctl start sample-app.service")
     assert there.integrity == here.integrity == "ok"
     assert here.rows
     assert there.rows == here.rows

@@ -4,8 +4,11 @@ systemd-nspawn puts the machine's units below the group it is started in. Two ma
 in the same group would share `payload/system.slice/ssh.service` and kill each other's processes.
 """
 
+import hashlib
 from contextlib import suppress
 from pathlib import Path
+
+from lab.settings import paths
 
 _TOP = Path("/sys/fs/cgroup")
 
@@ -16,7 +19,9 @@ def _groups(machine: str) -> list[Path]:
     The second one is made by systemd-nspawn, which keeps both hierarchies alike.
     """
     mounts = [_TOP / "unified", _TOP / "systemd"] if (_TOP / "unified").exists() else [_TOP]
-    return [mount / f"edgelab-{machine}" for mount in mounts if (mount / "cgroup.procs").exists()]
+    # Another lab beside this one, in a network namespace of its own, has machines of the same names.
+    lab = hashlib.sha256(str(paths().state).encode()).hexdigest()[:8]
+    return [mount / f"edgelab-{lab}-{machine}" for mount in mounts if (mount / "cgroup.procs").exists()]
 
 
 def enter(machine: str) -> None:

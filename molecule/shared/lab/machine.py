@@ -161,7 +161,7 @@ def stop(paths: Paths, name: str) -> None:
             _kill(orphan)
     else:
         raise LabError(f"{name} does not stop")
-    if Path("/sys/class/net", network.veth(name)).exists():
+    if network.exists(network.veth(name)):
         succeeds("ip", "link", "delete", network.veth(name))
     wait_until(lambda: cgroup.remove(name), 5)
 

@@ -50,9 +50,14 @@ def down(paths: Paths) -> None:
         saved.unlink()
 
 
+def exists(interface: str) -> bool:
+    """Tell whether there is an interface in our network namespace (which /sys may not show)."""
+    return succeeds("ip", "link", "show", "dev", interface)
+
+
 def bridge_owner() -> str | None:
     """State directory of the lab that made the bridge; None when there is no bridge."""
-    if not Path("/sys/class/net", BRIDGE).exists():
+    if not exists(BRIDGE):
         return None
     link = json.loads(run("ip", "-json", "link", "show", "dev", BRIDGE))[0]
     return str(link.get("ifalias", ""))
@@ -65,6 +70,6 @@ def veth(machine: str) -> str:
 
 def set_cable(machine: str, state: str) -> None:
     """Plug a machine's cable in (`up`) or pull it out (`down`)."""
-    if not Path("/sys/class/net", veth(machine)).exists():
+    if not exists(veth(machine)):
         raise LabError(f"{machine} has no network: is it running?")
     run("ip", "link", "set", veth(machine), state)

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,11}")
 
 
 class LabError(Exception):
-    """Something the person at the keyboard can mend; the message says what."""
+    """Something the person at the keyboard can fix; the message says what."""
 
 
 @dataclass(frozen=True)

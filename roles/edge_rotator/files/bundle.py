@@ -50,7 +50,7 @@ DEBIAN_PACKAGES = 'sys.path.append("/usr/lib/python3/dist-packages")\n'
 
 
 class BundleError(Exception):
-    """What is missing, as one sentence with its mend."""
+    """What is missing, as one sentence with its fix."""
 
 
 class Plan:
@@ -196,7 +196,7 @@ def assemble(plan: Plan) -> None:
         found = ", ".join(path.name for path in plan.built.glob("*.whl")) or "empty"
         raise BundleError(
             f"no whole wheel of {', '.join(plan.missing())} for {plan.platform} in {plan.built} ({found}): "
-            "the build host failed (see its own message) or is of another platform. Mend it, or set "
+            "the build host failed (see its own message) or is of another platform. Fix it, or set "
             f"edge_rotator_build_host to another device with Debian {plan.release} on {plan.machine}; "
             "then converge again"
         )

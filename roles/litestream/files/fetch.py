@@ -26,7 +26,7 @@ WHEEL_PLATFORMS = {
 
 
 class FetchError(Exception):
-    """What went wrong, as one sentence with its mend."""
+    """What went wrong, as one sentence with its fix."""
 
 
 def sha256(data: bytes) -> str:

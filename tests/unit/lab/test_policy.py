@@ -11,7 +11,7 @@ from edge_cloud.s3errors import S3Error
 THING = Key("ASIA", "s", "t", DEVICE, "edge01", "alias", "01", 0, 1)
 NOBODY = replace(THING, thing=None)
 ROOT = Key("AKIA", "s", None, AUDITOR, None, None, None, 0, None)
-OWN = "/backups/edge01/health.db/0000/1.ltx"
+OWN = "/backups/edge01/sample.db/0000/1.ltx"
 
 
 def decide(key: Key, method: str, path: str, query: str = "", copy_source: str | None = None) -> str:
@@ -34,7 +34,7 @@ def decide(key: Key, method: str, path: str, query: str = "", copy_source: str |
         ("POST", OWN, "uploads"),
         ("PUT", OWN, "partNumber=1&uploadId=1"),
         ("POST", OWN, "uploadId=1"),
-        ("GET", "/backups", "list-type=2&prefix=edge01%2Fhealth.db%2F"),
+        ("GET", "/backups", "list-type=2&prefix=edge01%2Fsample.db%2F"),
         ("GET", "/backups/", "prefix=edge01/"),
     ],
 )
@@ -46,10 +46,10 @@ def test_a_thing_may_use_its_own_prefix(method: str, path: str, query: str) -> N
 @pytest.mark.parametrize(
     ("method", "path", "query"),
     [
-        ("GET", "/backups/edge02/health.db", ""),
-        ("PUT", "/backups/edge010/health.db", ""),
+        ("GET", "/backups/edge02/sample.db", ""),
+        ("PUT", "/backups/edge010/sample.db", ""),
         ("PUT", "/backups/edge01", ""),
-        ("GET", "/elsewhere/edge01/health.db", ""),
+        ("GET", "/elsewhere/edge01/sample.db", ""),
         ("GET", "/backups", ""),
         ("GET", "/backups", "prefix="),
         ("GET", "/backups", "prefix=edge0"),
@@ -73,10 +73,10 @@ def test_a_thing_may_do_nothing_else(method: str, path: str, query: str) -> None
 @pytest.mark.parametrize(
     ("path", "query"),
     [
-        ("/backups/edge01/../edge02/health.db", ""),
-        ("/backups/edge01/%2e%2e/edge02/health.db", ""),
-        ("/backups/edge01%2F..%2Fedge02/health.db", ""),
-        ("/backups/edge01//health.db", ""),
+        ("/backups/edge01/../edge02/sample.db", ""),
+        ("/backups/edge01/%2e%2e/edge02/sample.db", ""),
+        ("/backups/edge01%2F..%2Fedge02/sample.db", ""),
+        ("/backups/edge01//sample.db", ""),
         ("/backups/edge01/a%0Ab", ""),
         ("/backups", "prefix=edge01/../edge02/"),
         ("/backups", "prefix=edge01/&prefix=edge02/"),

@@ -1,4 +1,4 @@
-"""litestream_config: what Litestream would ignore or choke on is refused, with key, value and mend."""
+"""litestream_config: what Litestream would ignore or choke on is refused, with key, value and fix."""
 
 import copy
 import importlib.util
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SPEC = importlib.util.spec_from_file_location("ls", ROOT / "roles/litestream/filter_plugins/litestream.py")
+SPEC = importlib.util.spec_from_file_location("ls", ROOT / "plugins/filter/litestream.py")
 assert SPEC and SPEC.loader
 ls: Any = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(ls)

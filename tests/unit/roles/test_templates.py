@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader
+from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +29,7 @@ HOST = {
     "edge_rotator_role_alias": "alias",
     "edge_rotator_region": "eu-central-1",
 }
-filter_loader.add_directory(str(ROOT / "roles/litestream/filter_plugins"))
+init_plugin_loader([str(ROOT / ".collections")])
 
 
 def variables(role: str = "edge_rotator", **overrides: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def play(tmp_path: Path, tasks: list[dict[str, Any]], *options: str, **known: An
         [Path(sys.executable).with_name("ansible-playbook"), "--inventory=localhost,", *options, file],
         env={
             **os.environ,
-            "ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/litestream/filter_plugins"),
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_PIPELINING": "1",
         },
@@ -198,37 +198,37 @@ def test_databases_of_an_application_that_already_runs_are_shared(tmp_path: Path
 @pytest.mark.parametrize(
     ("path", "good"),
     [
-        ("/var/lib/health-check/health.db", True),
-        ("/srv/app/health.db", True),
-        ("/var/lib/health.db", False),
-        ("/health.db", False),
-        ("/srv/health.db", False),
-        ("/etc/app/health.db", False),
-        ("/home/pi/health.db", False),
-        ("/home/pi/app/health.db", False),
-        ("/var/spool/health.db", False),
-        ("/var/lib/app/../health.db", False),
-        ("/var/lib/app//health.db", False),
-        ("/var/lib/a b/health.db", False),
-        ("/var/lib/a%b/health.db", False),
-        ("/var/lib/a'b/health.db", False),
-        ("/var/lib/a\\b/health.db", False),
+        ("/var/lib/sample-app/sample.db", True),
+        ("/srv/app/sample.db", True),
+        ("/var/lib/sample.db", False),
+        ("/sample.db", False),
+        ("/srv/sample.db", False),
+        ("/etc/app/sample.db", False),
+        ("/home/pi/sample.db", False),
+        ("/home/pi/app/sample.db", False),
+        ("/var/spool/sample.db", False),
+        ("/var/lib/app/../sample.db", False),
+        ("/var/lib/app//sample.db", False),
+        ("/var/lib/a b/sample.db", False),
+        ("/var/lib/a%b/sample.db", False),
+        ("/var/lib/a'b/sample.db", False),
+        ("/var/lib/a\\b/sample.db", False),
     ],
 )
 def test_the_sample_writes_into_a_directory_of_its_own(path: str, good: bool) -> None:
-    task = tasks_of("health_check", "preflight.yml", "of its own")[0]
-    known = variables("health_check", health_check_database=path) | task["vars"]
+    task = tasks_of("sample_app", "preflight.yml", "of its own")[0]
+    known = variables("sample_app", sample_app_database=path) | task["vars"]
     conditions = task["ansible.builtin.assert"]["that"]
     assert all(evaluate(f"{{{{ {condition} }}}}", known) for condition in conditions) == good
 
 
 def test_the_sample_takes_its_own_database_alone_with_it(tmp_path: Path) -> None:
     directory = tmp_path / "health"
-    (directory / ".health.db-litestream/ltx").mkdir(parents=True)
-    for name in ("health.db", "health.db-wal", "health.db-shm", "health.db-journal", "other.db"):
+    (directory / ".sample.db-litestream/ltx").mkdir(parents=True)
+    for name in ("sample.db", "sample.db-wal", "sample.db-shm", "sample.db-journal", "other.db"):
         (directory / name).touch()
-    tasks = tasks_of("health_check", "absent.yml", "database is gone")
-    known = {"health_check_database": str(directory / "health.db"), "health_check_remove_database": True}
+    tasks = tasks_of("sample_app", "absent.yml", "database is gone")
+    known = {"sample_app_database": str(directory / "sample.db"), "sample_app_remove_database": True}
     # The database; by hand what is not the sample's; then the empty directory; then nothing.
     assert play(tmp_path, [*tasks, gone(directory / "other.db"), *tasks, *tasks], **known) == 3
     assert not directory.exists()

@@ -174,4 +174,4 @@ def test_server_certificate_of_the_future_is_a_wrong_clock(
     device.certificate.write_bytes(pki[1].sign(THING, public, start=now() + DAY))
     done = device.run("rotate")
     assert done.returncode == 50, done.stderr
-    assert "mend=" in done.stderr
+    assert "fix=" in done.stderr

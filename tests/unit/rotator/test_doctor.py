@@ -52,7 +52,7 @@ class Lines(dict[str, str]):
             verdict, name = (line.split() + ["", ""])[:2]
             if line[:1] != " ":
                 self[name] = verdict
-                assert (verdict == "failed") == following.strip().startswith("mend: "), line
+                assert (verdict == "failed") == following.strip().startswith("fix: "), line
 
 
 @contextmanager

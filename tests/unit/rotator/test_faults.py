@@ -138,7 +138,7 @@ def goes_wrong(device: Device, world: Time, capfd: pytest.CaptureFixture[str], k
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("event=failed ") and err.count("\n") == 1, err
-    assert f"error={kind} " in err and "mend=" in err and "retry_in_s=" in err, err
+    assert f"error={kind} " in err and "fix=" in err and "retry_in_s=" in err, err
     assert "canary" not in err.replace("canary-free", "")
     state = device.state
     assert state["last_error"]["kind"] == state["failure"]["kind"] == kind
@@ -485,5 +485,5 @@ def test_missing_key_file(local: Device, world: Time, capfd: pytest.CaptureFixtu
 def test_every_class_has_its_own_code_and_mend() -> None:
     codes = [kind.exit_code for kind in KINDS.values()]
     assert len(set(codes)) == len(codes)
-    assert all(kind.mend and 0 < kind.exit_code < 126 for kind in KINDS.values())
+    assert all(kind.fix and 0 < kind.exit_code < 126 for kind in KINDS.values())
     assert {kind.retry for kind in KINDS.values()} == {PERMANENT, TRANSIENT, "latch", "none"}

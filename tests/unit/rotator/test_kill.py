@@ -1,4 +1,4 @@
-"""SIGKILL at every step of a rotation: files are the old or the new one, and the next tick mends."""
+"""SIGKILL at every step of a rotation: files are the old or the new one, and the next tick fixes."""
 
 from __future__ import annotations
 

@@ -440,7 +440,7 @@ def test_a_try_by_hand_does_not_undo_what_lifts_a_wait(device: Device) -> None:
     device.server.respond = lambda h: h.reply(404, b'{"message":"Role alias does not exist"}')
     assert device.run("rotate").returncode == 33
     assert device.run("due").returncode == 1
-    device.configure(provider={"role_alias": "mended"})
+    device.configure(provider={"role_alias": "fixed"})
     assert device.run("due").returncode == 0
     device.pin_file.rename(device.root / "aside")
     assert device.run("rotate", "--force").returncode == 67

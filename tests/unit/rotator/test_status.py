@@ -92,7 +92,7 @@ def test_failure_with_good_credentials_says_how_long_they_last(
     seen.server.respond = seen.server.good
     assert seen.tick() == 0
     assert ask(seen, capsys)["last_error"]["current"] is False
-    assert "policy_denied (mended since" in screen(seen, capsys)
+    assert "policy_denied (fixed since" in screen(seen, capsys)
 
 
 def test_longest_of_everything_fits(
@@ -101,7 +101,7 @@ def test_longest_of_everything_fits(
     """Many databases, long names, every problem at once."""
     seen.tick()
     state = seen.state
-    longest = max(KINDS.values(), key=lambda kind: len(kind.mend))
+    longest = max(KINDS.values(), key=lambda kind: len(kind.fix))
     state["last_error"] = {"kind": longest.name, "detail": "word " * 60, "wall": world.wall}
     state["clock_skew"] = 5000.0
     (seen.root / "state/state.json").write_text(json.dumps(state))

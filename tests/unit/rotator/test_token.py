@@ -72,8 +72,8 @@ def test_one_wrong_pin_and_ten_ticks_are_one_login(device: Device, module: str, 
     assert device.credentials.read_bytes() == before
 
     device.pin_file.write_text(PIN)
-    mended = device.run("rotate", "--force")
-    assert (mended.returncode, count("C_Login")) == (0, logins + 2), mended.stderr
+    fixed = device.run("rotate", "--force")
+    assert (fixed.returncode, count("C_Login")) == (0, logins + 2), fixed.stderr
 
 
 def test_doctor_latches_the_pin_it_found_wrong(device: Device, module: str) -> None:

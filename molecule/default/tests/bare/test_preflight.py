@@ -1,4 +1,4 @@
-"""Bad input stops before anything changes, and the message names variable, value and mend."""
+"""Bad input stops before anything changes, and the message names variable, value and fix."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from experiment.phases import refused_by_preflight
 
-REPLICA = {"type": "s3", "bucket": "edge-backups", "path": "edge01/health.db"}
-DATABASE = {"path": "/var/lib/health-check/health.db", "replica": REPLICA}
+REPLICA = {"type": "s3", "bucket": "edge-backups", "path": "edge01/sample.db"}
+DATABASE = {"path": "/var/lib/sample-app/sample.db", "replica": REPLICA}
 
 BAD = {
     "role alias": (
@@ -25,8 +25,8 @@ BAD = {
         ["edge_rotator_refresh_margin is 901", "900", "shorter than the life time"],
     ),
     "relative database path": (
-        {"litestream_config": {"dbs": [{**DATABASE, "path": "health.db"}]}},
-        ["litestream_config.dbs[0].path is 'health.db'", "absolute"],
+        {"litestream_config": {"dbs": [{**DATABASE, "path": "sample.db"}]}},
+        ["litestream_config.dbs[0].path is 'sample.db'", "absolute"],
     ),
     "unknown litestream key": (
         {"litestream_config": {"dbs": [DATABASE], "snapshot-interval": "1h"}},
@@ -50,7 +50,7 @@ BAD = {
     ),
     "two databases with one replica path": (
         {"litestream_config": {"dbs": [DATABASE, {**DATABASE, "path": "/var/lib/b/b.db"}]}},
-        ["edge-backups/edge01/health.db", "give each its own"],
+        ["edge-backups/edge01/sample.db", "give each its own"],
     ),
     "0.3 with restarts and retention that never happens": (
         {
@@ -64,8 +64,8 @@ BAD = {
         ["retention-check-interval is '1h'", "would never delete anything", "edge_rotator_delivery: process"],
     ),
     "another thing's prefix": (
-        {"litestream_config": {"dbs": [{**DATABASE, "replica": {**REPLICA, "path": "edge02/health.db"}}]}},
-        ["has path 'edge02/health.db'", "start it with 'edge01/'"],
+        {"litestream_config": {"dbs": [{**DATABASE, "replica": {**REPLICA, "path": "edge02/sample.db"}}]}},
+        ["has path 'edge02/sample.db'", "start it with 'edge01/'"],
     ),
     "a certificate for a device without a key": (
         {"device_identity_certificate": "{{ lab_fleet_ca_file }}"},

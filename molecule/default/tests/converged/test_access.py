@@ -40,10 +40,10 @@ FILES = {
     "/etc/litestream.yml": ("root", "litestream", 0o640),
     "/run/edge-rotator": ("edge-rotator", "litestream", 0o2750),
     "/var/lib/edge-rotator": ("edge-rotator", "edge-rotator", 0o750),
-    "/var/lib/health-check": ("health-check", "edge-data", 0o2770),
-    "/var/lib/health-check/health.db": ("health-check", "edge-data", 0o660),
+    "/var/lib/sample-app": ("sample-app", "edge-data", 0o2770),
+    "/var/lib/sample-app/sample.db": ("sample-app", "edge-data", 0o660),
     # Whoever of the two opens the database first makes it.
-    "/var/lib/health-check/health.db-wal": ("health-check|litestream", "edge-data", 0o660),
+    "/var/lib/sample-app/sample.db-wal": ("sample-app|litestream", "edge-data", 0o660),
     "/opt/edge-rotator/current/bin/edge-rotator": ("root", "root", 0o755),
 }
 
@@ -64,7 +64,7 @@ def test_sudo_of_the_operators_is_the_list(host: Any, mode: str) -> None:
 
 def test_sudo_of_the_rotator_is_one_restart(host: Any, mode: str) -> None:
     assert rules(host, "edge-rotator") == ({RESTART} if mode == "environment" else set())
-    for user in ("litestream", "health-check"):
+    for user in ("litestream", "sample-app"):
         assert rules(host, user) == set()
 
 
@@ -124,7 +124,7 @@ def test_modes_of_the_credentials(host: Any, mode: str, secret_file: str) -> Non
     assert found.mode == (0o640 if mode == "process" else 0o600)
 
 
-@pytest.mark.parametrize("user", ["litestream", "health-check", "operator", "nobody"])
+@pytest.mark.parametrize("user", ["litestream", "sample-app", "operator", "nobody"])
 def test_nobody_else_reaches_pin_token_or_credentials(
     host: Any, mode: str, user: str, secret_file: str
 ) -> None:

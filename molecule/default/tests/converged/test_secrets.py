@@ -65,7 +65,7 @@ def test_environments(host: Any) -> None:
 
 
 def test_unit_properties(host: Any) -> None:
-    units = "edge-rotator.service edge-rotator-force.service litestream.service health-check.service"
+    units = "edge-rotator.service edge-rotator-force.service litestream.service sample-app.service"
     command = f"systemctl show --all {units}"
     assert search(host, command) == []
 

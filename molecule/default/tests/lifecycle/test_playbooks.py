@@ -35,7 +35,7 @@ def test_restore_wants_the_name_twice(host: Any, name: str) -> None:
     assert done.code != 0
     assert "run it with --limit DEVICE -e restore_confirm=DEVICE" in done.text
     assert "changed=0" in done.text
-    assert host.service("health-check").is_running
+    assert host.service("sample-app").is_running
 
 
 def test_restore_gives_every_row_back(host: Any, name: str) -> None:

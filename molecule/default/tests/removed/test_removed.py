@@ -17,7 +17,7 @@ GONE = [
     "/etc/systemd/system/litestream.path",
     "/etc/systemd/system/litestream-restart.path",
     "/etc/systemd/system/litestream-restart.service",
-    "/etc/systemd/system/health-check.service",
+    "/etc/systemd/system/sample-app.service",
     "/opt/edge-rotator",
     "/opt/litestream",
     "/run/edge-rotator",
@@ -33,11 +33,11 @@ def test_what_the_roles_wrote_is_gone(host: Any, path: str) -> None:
 
 
 def test_nothing_runs_any_more(host: Any) -> None:
-    assert host.run("pgrep -u litestream,health-check,edge-rotator").stdout == ""
+    assert host.run("pgrep -u litestream,sample-app,edge-rotator").stdout == ""
     assert "edge-rotator" not in host.check_output("systemctl list-timers --all --no-pager")
 
 
 def test_data_and_key_stay(host: Any) -> None:
-    assert host.file("/var/lib/health-check/health.db").size > 0
+    assert host.file("/var/lib/sample-app/sample.db").size > 0
     assert host.check_output("find /var/lib/edge-token -name '*.object'")
     assert host.file("/etc/edge-token/pin").exists

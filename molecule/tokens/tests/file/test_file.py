@@ -30,7 +30,7 @@ def test_it_rotates_and_warns(host: Any, name: str) -> None:
 def test_only_the_rotator_reads_the_key(host: Any) -> None:
     file = host.file(KEY)
     assert (file.user, file.group, file.mode) == ("root", "edge-rotator", 0o640)
-    for user in ("litestream", "health-check", "operator", "nobody"):
+    for user in ("litestream", "sample-app", "operator", "nobody"):
         assert host.run(f"runuser -u {user} -- cat {KEY}").rc != 0
 
 

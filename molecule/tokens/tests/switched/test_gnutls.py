@@ -20,7 +20,7 @@ def _only_the_switched(name: str) -> None:
 def test_it_rotates_with_debians_pycurl(host: Any, name: str) -> None:
     since = switched_at(host)
     wait_for(lambda: len(observe.events(name, "rotated", since)) >= 2, 120)
-    # The play changes link and configuration one after the other; a tick in between mends itself.
+    # The play changes link and configuration one after the other; a tick in between fixes itself.
     assert len(observe.events(name, "failed", since)) <= 1
     # A Litestream that was restarted this second has not synced yet, and the doctor says so.
     wait_for(lambda: host.run("edge-rotator doctor --login").rc == 0, 30)

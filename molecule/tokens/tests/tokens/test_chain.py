@@ -76,7 +76,7 @@ def test_others_reach_neither_token_nor_pins(host: Any, name: str) -> None:
         file = host.file(path)
         assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
         assert host.run(f"sudo -u edge-rotator cat {path}").rc != 0
-    for user in ("litestream", "health-check", "nobody"):
+    for user in ("litestream", "sample-app", "nobody"):
         assert host.run(f"sudo -u {user} ls /var/lib/edge-token").rc != 0
         if name == "edge03":
             assert host.run(f"sudo -u {user} tpm2_getcap --tcti=tabrmd: properties-variable").rc != 0

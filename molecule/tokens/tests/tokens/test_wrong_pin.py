@@ -1,4 +1,4 @@
-"""A wrong PIN costs one try of the token, ever, and the right one mends it."""
+"""A wrong PIN costs one try of the token, ever, and the right one fixes it."""
 
 from __future__ import annotations
 

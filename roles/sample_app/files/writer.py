@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Write a row into table HealthCheck every few seconds, over one connection that stays open.
+"""Write a row into table Sample every few seconds, over one connection that stays open.
 
 An application that opens and closes per write makes Litestream upload the whole database at each restart.
 """
@@ -23,11 +23,11 @@ def main(path: str, interval_s: float) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a power cut loses no row that was reported as written
     connection.execute(
-        "CREATE TABLE IF NOT EXISTS HealthCheck"
+        "CREATE TABLE IF NOT EXISTS Sample"
         " (id INTEGER PRIMARY KEY, created_at TEXT DEFAULT CURRENT_TIMESTAMP)"
     )
     while not stop.is_set():
-        connection.execute("INSERT INTO HealthCheck DEFAULT VALUES")
+        connection.execute("INSERT INTO Sample DEFAULT VALUES")
         stop.wait(interval_s)
     connection.close()
 

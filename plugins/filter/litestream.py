@@ -257,7 +257,7 @@ def _intervals(config: Config, version: str, restart_interval: float) -> list[st
 def litestream_problems(
     config: object, version: str, restart_interval: float = 0, prefix: str = "", managed: bool = True
 ) -> list[str]:
-    """Every problem of `litestream_config`, one sentence each with key, value and mend.
+    """Every problem of `litestream_config`, one sentence each with key, value and fix.
 
     `restart_interval` is the time between two restarts in seconds, 0 where rotation does not restart.
     `prefix` is what every replica path has to start with, empty for any.
