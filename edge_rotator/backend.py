@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_rotator.config import Config
 
 # What the TLS library of pycurl must be, by backend.
-LIBRARIES = {"engine": "OpenSSL", "provider": "OpenSSL", "gnutls": "GnuTLS"}
+LIBRARIES = {"engine": "OpenSSL", "pkcs11-provider": "OpenSSL", "gnutls": "GnuTLS"}
 _PROVIDER_SINCE = (8, 12)  # libcurl
 _CRYPTO = "libcrypto.so.3"
 _GNUTLS = "libgnutls.so.30"
@@ -43,7 +43,7 @@ def prepare_environment(config: Config) -> None:
     # themselves.
     if config.backend == "gnutls":
         os.environ["GNUTLS_DEBUG_LEVEL"] = "3"
-    elif config.backend == "provider":
+    elif config.backend == "pkcs11-provider":
         os.environ["PKCS11_PROVIDER_DEBUG"] = "file:/dev/stderr"
 
 
@@ -102,7 +102,7 @@ def check(config: Config) -> str:
     wanted = LIBRARIES.get(config.backend)
     if wanted and not library.startswith(wanted):
         raise _unusable(f"backend {config.backend} needs {wanted}, pycurl has {library or 'none'}")
-    if config.backend == "provider" and version < _PROVIDER_SINCE:
+    if config.backend == "pkcs11-provider" and version < _PROVIDER_SINCE:
         raise _unusable(f"backend provider needs libcurl 8.12, here is {version[0]}.{version[1]}")
     return f"{config.backend} by libcurl {version[0]}.{version[1]} with {library}"
 
@@ -142,7 +142,7 @@ def load(config: Config) -> None:
     check(config)
     if not config.pin_file:
         _leave_terminal()
-    if config.backend == "provider":
+    if config.backend == "pkcs11-provider":
         import ctypes
 
         load_provider = ctypes.CDLL(_CRYPTO).OSSL_PROVIDER_load

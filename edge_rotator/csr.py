@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from edge_rotator import config as configuration
-from edge_rotator import pin, rotation, token, user
+from edge_rotator import files, pin, rotation, token
 from edge_rotator.errors import LATCH, RotatorError
 from edge_rotator.files import write_atomic
 
@@ -96,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
     common_name = args.common_name or (config.thing_name if config else "")
     if not args.public_key and not common_name:
         raise RotatorError("config_invalid", "--common-name is needed: the thing's name")
-    user.become(args.user or (config.user if config else "root"))
+    files.become(args.user or (config.user if config else "root"))
     # Before the first installation there is no state directory, and nobody to exclude.
     locked = config is not None and Path(config.state_directory).is_dir()
-    held = rotation.lock(config.state_directory, patient=True) if config and locked else None
+    held = files.lock(config.state_directory, patient=True) if config and locked else None
     try:
         data = _made(args, place, secret, common_name)
     except RotatorError as error:

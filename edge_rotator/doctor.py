@@ -18,8 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-from edge_rotator import backend, pin, provider, replication, rotation, schedule, status, token, user
+from edge_rotator import backend, files, litestream, pin, provider, rotation, schedule, status, token
 from edge_rotator import config as configuration
+from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
 from edge_rotator.errors import KINDS, LATCH, RotatorError
 
@@ -140,7 +141,7 @@ def _clock(config: Config) -> str:
         raise RotatorError("clock_wrong", f"{now}, but this device was set up at {format_iso(told)}")
     if Path("/run/systemd/timesync").is_dir() and not Path("/run/systemd/timesync/synchronized").exists():
         raise RotatorError("clock_wrong", f"{now}; systemd-timesyncd has not synchronised yet")
-    skew = rotation.load(config.path)[1].clock_skew
+    skew = states.load(config.state_directory).clock_skew
     if abs(skew) > rotation.CLOCK_TOLERANCE:
         raise RotatorError("clock_wrong", f"{-skew:+.0f} s against the provider's at its last answer")
     return f"{now}, nothing speaks against it"
@@ -271,7 +272,7 @@ def _s3(config: Config) -> str:
 def _litestream(config: Config) -> str:
     if not config.litestream_socket:
         raise SkippedError("no delivery.litestream_socket")
-    ages, why = replication.try_ages(config.litestream_socket)
+    ages, why = litestream.try_ages(config.litestream_socket)
     if why:
         raise RotatorError("litestream_silent", why)
     missing = [path for path in config.databases if path not in ages]
@@ -375,8 +376,8 @@ def _prepare(path: str, login: bool) -> tuple[Config, str | None, int]:
     """Return configuration, the PIN if it is to be used, and the lock; we are then the service's user."""
     config = configuration.load(path)
     secret = pin.read(config.pin_file) if login and config.backend != "file" else None
-    user.become(config.user)
-    return config, secret, rotation.lock(config.state_directory, patient=True)
+    files.become(config.user)
+    return config, secret, files.lock(config.state_directory, patient=True)
 
 
 # Check -> the check that has to be passed before it makes sense.
@@ -399,8 +400,7 @@ def run(path: str, login: bool) -> int:
         return 1
     _show("config", "ok", "", path)
     backend.prepare_environment(config)
-    _, state = rotation.load(path)
-    latched = schedule.latched(state, rotation.gather(config))
+    latched = schedule.latched(states.load(config.state_directory), config.pin_file)
     checks: dict[str, Callable[[], str]] = {
         "pycurl": lambda: _backend(config),
         "module": lambda: _module(config),

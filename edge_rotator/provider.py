@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from email.utils import parsedate_to_datetime
 
-from edge_rotator import backend, clock, quickjson
+from edge_rotator import backend, clock
 from edge_rotator.errors import RotatorError
 
 TYPE_CHECKING = False
@@ -27,25 +29,32 @@ class Answer:
     def __init__(self, status: int, headers: dict[str, str], body: bytes, now: float) -> None:
         self.status = status
         self.body = body
-        date = clock.parse_http(headers.get("date", ""))
+        date = _date(headers.get("date", ""))
         self.date = date
         self.skew = None if date is None else date - now
         self.retry_after = _retry_after(headers.get("retry-after", ""), now + (self.skew or 0.0))
         self.message = _message(body) if status != 200 else ""
 
 
+def _date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def _retry_after(text: str, now: float) -> float | None:
     """Seconds asked for by a Retry-After header, either of its two forms."""
     if text.isascii() and text.isdigit():
         return float(text[:9])
-    date = clock.parse_http(text)
+    date = _date(text)
     return None if date is None else max(0.0, date - now)
 
 
 def _message(body: bytes) -> str:
     """Return the provider's message, fit to be logged."""
     try:
-        text = quickjson.loads(body)["message"]
+        text = json.loads(body)["message"]
     except (ValueError, RecursionError, KeyError, TypeError):
         return ""
     return "".join(c for c in str(text) if c.isprintable())[:_MAX_MESSAGE]
@@ -90,7 +99,7 @@ def _set_key(curl: pycurl.Curl, config: Config, pin: str) -> None:
     if config.backend == "engine":
         backend.select_engine(curl)
         curl.setopt(pycurl.SSLKEYTYPE, "ENG")
-    elif config.backend == "provider":
+    elif config.backend == "pkcs11-provider":
         curl.setopt(pycurl.SSLKEYTYPE, "PROV")
     curl.setopt(pycurl.SSLKEY, key_uri(config, pin))
 
