@@ -123,7 +123,7 @@ def _build(cls: type[Any], raw: dict[str, Any]) -> Any:
     for each in fields(cls):
         value = raw[each.name]
         if each.name in _RECORDS:
-            raw[each.name] = value and _build(_RECORDS[each.name], value)
+            raw[each.name] = None if value is None else _build(_RECORDS[each.name], value)
         elif not _CHECKS[each.name](value):
             raise ValueError(each.name)
     return cls(**raw)
