@@ -73,21 +73,9 @@ def fetch_checked(config: Config, held: float) -> tuple[Credentials, float, floa
 
     `held` is how long the present credentials still last (s).
     """
-    from edge_rotator import pin, provider
+    from edge_rotator import provider
 
-    uses_token = config.backend != "file"
-    try:
-        answer = provider.fetch(config, pin.find(config.pin_file) if uses_token else "")
-    except RotatorError as error:
-        if error.kind.name != "token_failed" or not uses_token:
-            raise
-        from edge_rotator import token
-
-        # Find out why without another login.
-        raise token.diagnose(config, error) from None
-    refusal = provider.http_error(answer)
-    if refusal:
-        raise refusal
+    answer = provider.ask(config)
     parsed = delivery.parse(answer.body)
     # Without a Date the two clocks are taken to agree.
     date = answer.date if answer.date is not None else read_clock().wall
@@ -169,10 +157,10 @@ class Run:
 
     def refuse_without_pin(self) -> None:
         """Run by hand, only root can read the PIN: the service, which is given it, must not wait for that."""
-        from edge_rotator import pin
+        from edge_rotator import token
 
         if self.config.backend != "file" and "CREDENTIALS_DIRECTORY" not in os.environ:
-            pin.find(self.config.pin_file)
+            token.pin_path(self.config.pin_file)
 
     def count(self, outcome: str) -> None:
         """Count an attempt by what became of it."""
