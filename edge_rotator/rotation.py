@@ -293,6 +293,7 @@ class Run:
         at = now + schedule.MAX_BACKOFF if latched else schedule.fetch_at(state)
         if pending:
             at = 0.0  # at the next tick
+        at = min(at, now + schedule.MAX_LIFETIME)  # whatever the state claims
         if not self.remembers:
             # The next run will know nothing of this one, so it must not come soon.
             if latched:

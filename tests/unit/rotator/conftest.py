@@ -227,6 +227,11 @@ class Time:
         for path in (device.root / "run").iterdir():
             path.unlink()
 
+    def rule(self, patch: pytest.MonkeyPatch) -> None:
+        """Be the clock of the package."""
+        for module in (clock, cli, rotation, litestream, metrics, status):
+            patch.setattr(module, "read_clock", self.read)
+
     def read(self) -> clock.Clock:
         return clock.Clock(self.wall, self.boot)
 
@@ -235,8 +240,7 @@ class Time:
 def world(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> Time:
     """Take the clocks over, the server's too."""
     made = Time()
-    for module in (clock, cli, rotation, litestream, metrics, status):
-        monkeypatch.setattr(module, "read_clock", made.read)
+    made.rule(monkeypatch)
     server.now = lambda: made.wall + made.server
     return made
 
