@@ -57,8 +57,9 @@ def test_one_wrong_pin_and_ten_ticks_are_one_login(device: Device, module: str, 
     assert (refused.returncode, count("C_Login")) == (65, logins + 1), refused.stderr
     assert refused.stderr.count("\n") == 1
     for _ in range(10):
-        assert device.run("due").returncode == 1
-        assert device.run("rotate").stderr == ""
+        # In this process, for speed: a tick that is not due touches no module.
+        assert device.tick("due") == 1
+        assert device.tick("rotate") == 0
     for by_hand, code in (
         (("rotate", "--force"), 65),
         (("rotate", "--dry-run"), 65),
