@@ -141,7 +141,7 @@ def _clock(config: Config) -> str:
     skew = states.load(config.state_directory).clock_skew
     if abs(skew) > rotation.CLOCK_TOLERANCE:
         raise RotatorError("clock_wrong", f"{-skew:+.0f} s against the provider's at its last answer")
-    return f"{now}, no sign that it is wrong"
+    return f"{now}, nothing speaks against it"
 
 
 def _resolve(host: str, port: int) -> str:
@@ -193,7 +193,7 @@ def _tls(config: Config) -> str:
         raise RotatorError("file_unreadable", f"cannot read {config.ca_file}")
     try:
         with _connect_tls(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
-            return f"{config.endpoint} proved itself by its certificate, {wrapped.version()}"
+            return f"{config.endpoint} proved itself, {wrapped.version()}"
     except RotatorError as error:
         # TLS 1.2 asks for our certificate within the handshake, and the key is not ours to use here.
         if "ALERT_HANDSHAKE_FAILURE" in error.detail:
@@ -270,7 +270,7 @@ def _s3(config: Config) -> str:
         except (OSError, http.client.HTTPException) as exc:
             raise RotatorError("connection_lost", f"{host}:{port} does not answer in HTTP: {exc}") from None
     told = f"answers {answer.status} to a request without a signature"
-    return f"{host}:{port} proved itself by its certificate and {told}"
+    return f"{host}:{port} proved itself and {told}"
 
 
 def _litestream(config: Config) -> str:
@@ -298,7 +298,7 @@ def _delivery(config: Config) -> str:
         command = config.sync_command
         if command and not os.access(command[0], os.X_OK):
             raise RotatorError("write_failed", f"delivery.sync_command: {command[0]} cannot be run")
-        return f"{config.directory} can be written; Litestream's credential_process reads it"
+        return f"{config.directory} is ours; Litestream's credential_process reads it"
     command = config.restart_command
     if not command[0].endswith("/sudo"):
         if not os.access(command[0], os.X_OK):

@@ -209,7 +209,7 @@ def test_clock(config: configuration.Config, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(doctor, "read_clock", lambda: clock.Clock(wall, 1.0))
 
     at(time.time())
-    assert "no sign that it is wrong" in doctor._clock(config)
+    assert "nothing speaks against it" in doctor._clock(config)
     at(3600.0)
     assert kind(lambda: doctor._clock(config)) == "clock_wrong"
     assert kind(lambda: doctor._certificate(config)) == "clock_wrong"
@@ -328,7 +328,7 @@ def test_litestream(config: configuration.Config, tmp_path: Path, answer: bytes,
 
 
 def test_handing_over(config: configuration.Config, local: Device) -> None:
-    assert "can be written" in doctor._delivery(config)
+    assert "is ours" in doctor._delivery(config)
     config.sync_command = ["/nowhere/litestream", "sync"]
     assert kind(lambda: doctor._delivery(config)) == "write_failed"
     config.mode = "environment"
