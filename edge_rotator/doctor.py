@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_rotator import backend, files, litestream, provider, rotation, status, token
+from edge_rotator import backend, files, provider, replication, rotation, status, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
@@ -276,7 +276,7 @@ def _s3(config: Config) -> str:
 def _litestream(config: Config) -> str:
     if not config.litestream_socket:
         raise SkippedError("no delivery.litestream_socket")
-    ages, why = litestream.try_ages(config.litestream_socket)
+    ages, why = replication.try_ages(config.litestream_socket)
     if why:
         raise RotatorError("litestream_silent", why)
     missing = [path for path in config.databases if path not in ages]

@@ -1,23 +1,16 @@
-"""Litestream: restart it, ask it to sync, ask it how fresh the replica is."""
+"""Litestream: restart it, have it restarted, ask it to sync."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import socket
 import subprocess
 
-from edge_rotator.clock import parse_iso, read_clock
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
 from edge_rotator.files import write_atomic
 
 RESTART_TIMEOUT = 240.0  # s; in environment mode the unit's TimeoutStopSec is at most 200 s
 SYNC_TIMEOUT = 60.0  # s per database
-_SOCKET_TIMEOUT = 5.0  # s
-_MAX_ANSWER = 1048576
-_FUTURE = 60.0  # s; a sync later than that was dated by a clock that has been set back since
 
 
 def run(command: list[str], timeout: float) -> int:
@@ -73,59 +66,3 @@ def sync(config: Config) -> int | None:
         return None
     codes = [run([*config.sync_command, path], SYNC_TIMEOUT) for path in config.databases]
     return sum(code != 0 for code in codes)
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over Litestream's control socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_SOCKET_TIMEOUT)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-def _list(path: str) -> bytes:
-    connection = _Connection(path)
-    try:
-        connection.request("GET", "/list")
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ValueError(f"answered {answer.status}")
-        return answer.read(_MAX_ANSWER)
-    except http.client.HTTPException as exc:
-        raise ValueError(f"answered with {type(exc).__name__}") from None
-    finally:
-        connection.close()
-
-
-def ages(path: str) -> dict[str, float | None]:
-    """Seconds since the last successful sync, per database path; None where there was none yet.
-
-    Raises OSError or ValueError when Litestream does not tell on its socket `path`.
-    """
-    answer = json.loads(_list(path))
-    now = read_clock().wall
-    result: dict[str, float | None] = {}
-    try:
-        for database in answer["databases"]:
-            at = parse_iso(str(database.get("last_sync_at", "")))
-            name = "".join(c for c in str(database["path"]) if c.isprintable())
-            result[name] = None if at is None or at > now + _FUTURE else max(0.0, now - at)
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError("unexpected answer") from None
-    return result
-
-
-def try_ages(path: str) -> tuple[dict[str, float | None], str]:
-    """`ages`, or nothing and the reason why."""
-    if not path:
-        return {}, "no socket configured"
-    try:
-        return ages(path), ""
-    except (OSError, ValueError, RecursionError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        return {}, f"{path}: {why}"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edge_rotator import __version__, files, litestream, rotation, schedule, token
+from edge_rotator import __version__, files, replication, rotation, schedule, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
@@ -125,7 +125,7 @@ def _add_certificate(table: dict[str, Metric], config: Config) -> None:
 def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> None:
     if not config.litestream_socket:
         return
-    ages, why = litestream.try_ages(config.litestream_socket)
+    ages, why = replication.try_ages(config.litestream_socket)
     table["litestream_up"].add(not why)
     if why:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edge_rotator import backend, clock, token
@@ -34,10 +34,9 @@ class Answer:
 def _http_date(text: str) -> float | None:
     """Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; None if it is no date."""
     try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
+        return datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return date.timestamp() if date.tzinfo else None
 
 
 def _retry_after(text: str, now: float) -> float | None:

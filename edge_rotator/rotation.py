@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 
 from edge_rotator import config as configuration
 from edge_rotator import delivery, litestream, schedule
@@ -259,7 +258,7 @@ class Run:
         previous, clock = self.state.failure, read_clock()
         alike = previous and KINDS[previous.kind].retry == error.kind.retry
         count = previous.count + 1 if previous and alike else 1
-        lifetime, jitter = self.config.expected_lifetime, random.random()  # noqa: S311
+        lifetime, jitter = self.config.expected_lifetime, os.urandom(1)[0] / 256
         delay = schedule.backoff(error.kind.name, count, lifetime, error.retry_after, jitter)
         self.state.failure = Failure(
             error.kind.name, error.detail, reason, clock.wall, clock.boot, count, delay

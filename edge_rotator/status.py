@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from edge_rotator import config as configuration
-from edge_rotator import files, litestream, rotation, schedule, token
+from edge_rotator import files, replication, rotation, schedule, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
@@ -79,7 +79,7 @@ def _next(config: Config, state: State, clock: Clock) -> tuple[float, str]:
 
 
 def _databases(config: Config) -> dict[str, Any]:
-    fresh, why = litestream.try_ages(config.litestream_socket)
+    fresh, why = replication.try_ages(config.litestream_socket)
     databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
     if not why:
         unknown = [path for path in config.databases if path not in fresh]

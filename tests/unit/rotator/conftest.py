@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from faultserver import FaultServer
 from pki import Authority, key_pem
 
-from edge_rotator import cli, clock, litestream, metrics, rotation, status
+from edge_rotator import cli, clock, metrics, replication, rotation, status
 
 ROOT = Path(__file__).parents[3]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
@@ -241,7 +241,7 @@ class Time:
 
     def rule(self, patch: pytest.MonkeyPatch) -> None:
         """Be the clock of the package."""
-        for module in (clock, cli, rotation, litestream, metrics, status):
+        for module in (clock, cli, rotation, replication, metrics, status):
             patch.setattr(module, "read_clock", self.read)
 
     def read(self) -> clock.Clock:

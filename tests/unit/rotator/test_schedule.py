@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import ROOT
 from edge_rotator import schedule
 from edge_rotator.clock import Clock
 from edge_rotator.errors import KINDS, LATCH, PERMANENT, TRANSIENT, RotatorError
+from edge_rotator.files import stat_of
 from edge_rotator.state import Failure, State, Success
 
 UNIT = ROOT / "roles/edge_rotator/templates/edge-rotator.service.j2"
@@ -90,7 +92,7 @@ def test_sh_and_python_have_one_rule(case: str, here: Path) -> None:
 
 def test_what_is_no_file_to_read_is_due(tmp_path: Path) -> None:
     """Nothing that lies there in its place may stop the rotator, or make it wait."""
-    kinds = {
+    kinds: dict[str, Callable[[Path], object]] = {
         "nothing": lambda path: None,
         "directory": lambda path: path.mkdir(),
         "pipe": lambda path: os.mkfifo(path),
@@ -240,7 +242,7 @@ def test_stepped(step: float, told: float) -> None:
 def test_latch_holds_until_the_pin_file_changes(tmp_path: Path) -> None:
     pin = tmp_path / "pin"
     pin.write_text("1234")
-    state = State(latched=True, pin=schedule.stat_of(str(pin)))
+    state = State(latched=True, pin=stat_of(str(pin)))
     assert schedule.latched(state, str(pin))
     assert not schedule.latched(State(), str(pin))
     pin.rename(tmp_path / "aside")

@@ -41,6 +41,9 @@ def changed(record: str, **changes: Any) -> dict[str, Any]:
     return {record: {key: value for key, value in inner.items() if value != "gone"}}
 
 
+WRONG: tuple[Any, ...] = ("1", True, None, 1e300, -1e300, 10**400, [], "gone")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -50,7 +53,7 @@ def changed(record: str, **changes: Any) -> dict[str, Any]:
         {"success": {}},
         {"success": []},
         {"success": 1},
-        *(changed("success", wall=value) for value in ("1", True, None, 1e300, -1e300, 10**400, [], "gone")),
+        *(changed("success", wall=value) for value in WRONG),
         changed("success", more=1),
         changed("failure", kind="unheard_of"),
         changed("failure", kind=["dns"]),
