@@ -7,13 +7,11 @@ PKCS#11 return value of the failed call, so that a wrong PIN is known without a 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import re
 import sys
 import termios
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -65,7 +63,7 @@ class Captured:
         sys.stderr.flush()
         self._saved = {fd: os.dup(fd) for fd in (0, 2)}
         self._file = os.fdopen(os.memfd_create("stderr"), "w+b")
-        with Path(os.devnull).open() as nothing:
+        with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         os.dup2(self._file.fileno(), 2)
         return self
@@ -95,7 +93,7 @@ def describe() -> tuple[str, tuple[int, int], bool]:
     # The stub's tuple is shorter than the real one.
     info = list(pycurl.version_info())
     number, library = int(str(info[2])), str(info[5] or "")
-    bundled = Path(pycurl.__file__).with_name("pycurl.libs").is_dir()
+    bundled = os.path.isdir(os.path.dirname(pycurl.__file__) + "/pycurl.libs")
     return library, (number >> 16, number >> 8 & 0xFF), bundled
 
 
@@ -121,6 +119,8 @@ def load(config: Config) -> None:
     if not config.pin_file:
         _leave_terminal()
     if config.backend == "pkcs11-provider":
+        import ctypes
+
         load_provider = ctypes.CDLL(_CRYPTO).OSSL_PROVIDER_load
         load_provider.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         load_provider.restype = ctypes.c_void_p
@@ -128,6 +128,8 @@ def load(config: Config) -> None:
         if not load_provider(None, b"default") or not load_provider(None, b"pkcs11"):
             raise _unusable("OpenSSL has no provider pkcs11: install pkcs11-provider")
     elif config.backend == "gnutls":
+        import ctypes
+
         library = ctypes.CDLL(_GNUTLS)
         # Our module and no other: GnuTLS would load every one that p11-kit knows.
         code = library.gnutls_pkcs11_init(0, None)
@@ -176,6 +178,8 @@ def set_key(curl: pycurl.Curl, config: Config, pin_path: str) -> None:
 
 def _queued() -> int | None:
     """PKCS#11 return value that libp11 left in OpenSSL's error queue; empties the queue."""
+    import ctypes
+
     library = ctypes.CDLL(_CRYPTO)
     library.ERR_get_error.restype = ctypes.c_ulong
     name = library.ERR_lib_error_string

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
@@ -19,6 +18,8 @@ def run(command: list[str], timeout: float) -> int:
     The environment is reduced to PATH: nothing of ours concerns it.
     """
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    import subprocess
+
     try:
         process = subprocess.Popen(command, env=environment)  # noqa: S603 (the configuration is root's)
     except OSError:

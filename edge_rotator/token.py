@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -64,6 +62,8 @@ def read_pin(pin_file: str) -> str | None:
 def pin_in_memory(pin: str) -> str:
     """Put the PIN into a file that is nowhere but in this process; return its path."""
     # Having changed its user, the process may not look into its own /proc unless it says so.
+    import ctypes
+
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1)
     handle = os.memfd_create("pin")
     os.write(handle, pin.encode("ascii"))
@@ -78,6 +78,8 @@ def _detail(exc: Exception) -> str:
 def _is_module(path: str) -> bool:
     """Tell whether a file can be loaded, and is a PKCS#11 module."""
     try:
+        import ctypes
+
         return hasattr(ctypes.CDLL(path), "C_GetFunctionList")
     except OSError:
         return False
@@ -245,6 +247,8 @@ def diagnose(config: Config, error: RotatorError) -> RotatorError:
     """
     code = "import sys; sys.path[:0] = sys.argv[2:]; from edge_rotator.token import main; main()"
     command = [sys.executable, "-IS", "-c", code, config.path, *sys.path]
+    import subprocess
+
     try:
         done = subprocess.run(  # noqa: S603 (ourselves)
             command, capture_output=True, text=True, errors="replace", timeout=_DIAGNOSIS_TIMEOUT, check=False
