@@ -16,14 +16,14 @@ export PATH := $(VENV)/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
 
-.PHONY: help demo test lint unit mutation molecule bench lab-up lab-down ssh converge docs lock setup clean
+.PHONY: help demo test lint unit molecule bench lab-up lab-down ssh converge docs lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint unit mutation molecule bench lab-up lab-down ssh converge docs setup clean:
+demo test lint unit molecule bench lab-up lab-down ssh converge docs setup clean:
 	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
@@ -52,14 +52,6 @@ unit: setup ## unit tests, in seconds
 	coverage run -m pytest --quiet
 	coverage combine --quiet
 	coverage report
-
-mutation: setup ## change the code in small ways and see that a test notices (about a minute)
-	@work=$$(mktemp -d)
-	trap 'rm -rf "$$work"' EXIT
-	git ls-files --cached --others --exclude-standard | tar -c --files-from=- | tar -x -C "$$work"
-	cd "$$work"
-	mutmut run --max-children 2
-	mutmut results
 
 molecule: setup ## boot machines and verify the whole appliance
 	@molecule/shared/scenarios.sh

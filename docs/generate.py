@@ -2,7 +2,7 @@
 """Write the pages of docs/ that are made from the source; with --check, fail where one has drifted.
 
 variables.md from the roles' argument specs, errors.md from edge_rotator/errors.py, cli.md from the
-help texts in edge_rotator/usage.py.
+help texts in edge_rotator/cli.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from edge_rotator import errors, schedule, usage  # noqa: E402
+from edge_rotator import cli as command_line  # noqa: E402
+from edge_rotator import errors, schedule  # noqa: E402
 
 ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "sample_app"]
 RETRIES = {
@@ -100,8 +101,9 @@ def error_table() -> str:
         "",
         "Up to a tenth of jitter is added to every wait. A `Retry-After` of the provider lengthens it, to",
         f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h at most. Where `expected_lifetime` is below 15 min, the",
-        "first wait is a fifteenth of it. Where there is one fixed wait, it also ends when configuration,",
-        "certificate, CA bundle, PIN file or key file change.",
+        "first wait is a fifteenth of it. Every wait but that for a new PIN also ends when configuration,",
+        "certificate, CA bundle or key file change, when the clock is set, when the credentials are lost,",
+        "and with a boot.",
         "`sudo systemctl --no-pager start edge-rotator-force.service` ends every wait but that for a",
         "new PIN.",
     ]
@@ -111,7 +113,7 @@ def error_table() -> str:
 def cli() -> str:
     """Put the page of the command line together, from what `--help` prints."""
     os.environ["COLUMNS"] = "80"
-    top = usage.parser()
+    top = command_line.parser()
     commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
     lines = [
         "# The command `edge-rotator`",

@@ -7,23 +7,28 @@ PKCS#11 return value of the failed call, so that a wrong PIN is known without a 
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import sys
+import termios
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from edge_rotator.errors import RotatorError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pycurl
 
     from edge_rotator.config import Config
 
-# What the TLS library of pycurl must be, by backend.
-LIBRARIES = {"engine": "OpenSSL", "provider": "OpenSSL", "gnutls": "GnuTLS"}
+# What the TLS library of pycurl must be, by backend; a key file needs none in particular.
+_LIBRARIES = {"engine": "OpenSSL", "pkcs11-provider": "OpenSSL", "gnutls": "GnuTLS"}
 _PROVIDER_SINCE = (8, 12)  # libcurl
 _CRYPTO = "libcrypto.so.3"
 _GNUTLS = "libgnutls.so.30"
 _OPENSSL_TOKEN_LIBRARY = b"PKCS#11 module"  # libp11's name in the error queue
+_ERROR_QUEUE = 16  # OpenSSL's length of it
 
 # PKCS#11 return values that mean the PIN: incorrect, invalid, wrong length, expired; locked.
 _PIN_REFUSED = (0xA0, 0xA1, 0xA2, 0xA3)
@@ -39,11 +44,10 @@ def prepare_environment(config: Config) -> None:
     if config.module:
         os.environ["PKCS11_MODULE_PATH"] = config.module
         os.environ["PKCS11_PROVIDER_MODULE"] = config.module
-    # Both speak to the stderr that `Captured` holds; without these they keep the reason to
-    # themselves.
+    # What these say goes to `Captured`.
     if config.backend == "gnutls":
         os.environ["GNUTLS_DEBUG_LEVEL"] = "3"
-    elif config.backend == "provider":
+    elif config.backend == "pkcs11-provider":
         os.environ["PKCS11_PROVIDER_DEBUG"] = "file:/dev/stderr"
 
 
@@ -53,32 +57,31 @@ class Captured:
     Nothing can ask for a PIN on stdin meanwhile.
     """
 
-    def __init__(self) -> None:
-        self.log = b""
+    log = b""
 
     def __enter__(self) -> Captured:
         sys.stderr.flush()
-        self._memory = os.memfd_create("stderr", os.MFD_CLOEXEC)
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._saved = [(fd, os.dup(fd)) for fd in (0, 2)]
-        os.dup2(null, 0)
-        os.dup2(self._memory, 2)
-        os.close(null)
+        self._saved = {fd: os.dup(fd) for fd in (0, 2)}
+        self._file = os.fdopen(os.memfd_create("stderr"), "w+b")
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(self._file.fileno(), 2)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for fd, copy in self._saved:
+        for fd, copy in self._saved.items():
             os.dup2(copy, fd)
             os.close(copy)
-        self.log = os.pread(self._memory, _LONGEST_LOG, 0)
-        os.close(self._memory)
+        with self._file:
+            self._file.seek(0)
+            self.log = self._file.read(_LONGEST_LOG)
 
 
 def _unusable(detail: str) -> RotatorError:
     return RotatorError("backend_unusable", detail)
 
 
-def describe() -> tuple[str, tuple[int, ...], bool]:
+def describe() -> tuple[str, tuple[int, int], bool]:
     """TLS library of this pycurl, libcurl's version, and whether it brought its own library.
 
     Raises `backend_unusable` without a pycurl.
@@ -89,9 +92,9 @@ def describe() -> tuple[str, tuple[int, ...], bool]:
         raise _unusable(f"no pycurl: {exc}") from None
     # The stub's tuple is shorter than the real one.
     info = list(pycurl.version_info())
-    number = int(str(info[2]))
+    number, library = int(str(info[2])), str(info[5] or "")
     bundled = os.path.isdir(os.path.dirname(pycurl.__file__) + "/pycurl.libs")
-    return str(info[5] or ""), (number >> 16, number >> 8 & 0xFF), bundled
+    return library, (number >> 16, number >> 8 & 0xFF), bundled
 
 
 def check(config: Config) -> str:
@@ -99,39 +102,12 @@ def check(config: Config) -> str:
     library, version, bundled = describe()
     if bundled:
         raise _unusable(f"this pycurl is a wheel with its own TLS library ({library})")
-    wanted = LIBRARIES.get(config.backend)
-    if wanted and not library.startswith(wanted):
+    wanted = _LIBRARIES.get(config.backend, "")
+    if not library.startswith(wanted):
         raise _unusable(f"backend {config.backend} needs {wanted}, pycurl has {library or 'none'}")
-    if config.backend == "provider" and version < _PROVIDER_SINCE:
-        raise _unusable(f"backend provider needs libcurl 8.12, here is {version[0]}.{version[1]}")
+    if config.backend == "pkcs11-provider" and version < _PROVIDER_SINCE:
+        raise _unusable(f"backend {config.backend} needs libcurl 8.12, here is {version[0]}.{version[1]}")
     return f"{config.backend} by libcurl {version[0]}.{version[1]} with {library}"
-
-
-def _leave_terminal() -> None:
-    """Give up the controlling terminal: OpenSSL would ask there for a PIN, and wait."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return
-    import fcntl
-    import termios
-
-    fcntl.ioctl(terminal, termios.TIOCNOTTY)
-    os.close(terminal)
-
-
-def select_engine(curl: pycurl.Curl) -> None:
-    """Choose OpenSSL's engine for the key; never as the default for everything (SSLENGINE_DEFAULT).
-
-    Raises `backend_unusable`.
-    """
-    import pycurl
-
-    try:
-        curl.setopt(pycurl.SSLENGINE, "pkcs11")
-    except pycurl.error as exc:
-        detail = f"no OpenSSL engine pkcs11 ({exc.args[0]}): install libengine-pkcs11-openssl"
-        raise _unusable(detail) from None
 
 
 def load(config: Config) -> None:
@@ -142,7 +118,7 @@ def load(config: Config) -> None:
     check(config)
     if not config.pin_file:
         _leave_terminal()
-    if config.backend == "provider":
+    if config.backend == "pkcs11-provider":
         import ctypes
 
         load_provider = ctypes.CDLL(_CRYPTO).OSSL_PROVIDER_load
@@ -162,29 +138,61 @@ def load(config: Config) -> None:
             raise RotatorError("token_failed", f"GnuTLS cannot load {config.module} ({code})")
 
 
+def _leave_terminal() -> None:
+    """Give up the controlling terminal: OpenSSL would ask there for a PIN, and wait."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        return
+    fcntl.ioctl(terminal, termios.TIOCNOTTY)
+    os.close(terminal)
+
+
+def key_uri(config: Config, pin_path: str) -> str:
+    """Name the key in the token; the PIN only ever by the file that holds it."""
+    uri = (
+        f"pkcs11:token={quote(config.label, safe='')};object={quote(config.key_label, safe='')};type=private"
+    )
+    return f"{uri}?pin-source={quote(pin_path)}" if pin_path else uri
+
+
+def set_key(curl: pycurl.Curl, config: Config, pin_path: str) -> None:
+    """Give libcurl the key, as its backend wants it named. Raises `backend_unusable`."""
+    import pycurl
+
+    if config.backend == "file":
+        curl.setopt(pycurl.SSLKEY, config.key_file)
+        return
+    if config.backend == "engine":
+        # Never as the default for everything (SSLENGINE_DEFAULT), which crashes with some modules.
+        try:
+            curl.setopt(pycurl.SSLENGINE, "pkcs11")
+        except pycurl.error as exc:
+            detail = f"no OpenSSL engine pkcs11 ({exc.args[0]}): install libengine-pkcs11-openssl"
+            raise _unusable(detail) from None
+        curl.setopt(pycurl.SSLKEYTYPE, "ENG")
+    elif config.backend == "pkcs11-provider":
+        curl.setopt(pycurl.SSLKEYTYPE, "PROV")
+    curl.setopt(pycurl.SSLKEY, key_uri(config, pin_path))
+
+
 def _queued() -> int | None:
     """PKCS#11 return value that libp11 left in OpenSSL's error queue; empties the queue."""
     import ctypes
 
     library = ctypes.CDLL(_CRYPTO)
-    take = library.ERR_get_error
-    take.restype = ctypes.c_ulong
+    library.ERR_get_error.restype = ctypes.c_ulong
     name = library.ERR_lib_error_string
     name.argtypes, name.restype = [ctypes.c_ulong], ctypes.c_char_p
-    found = None
-    for _ in range(16):  # the queue's length
-        code = take()
-        if found is None and code and name(code) == _OPENSSL_TOKEN_LIBRARY:
-            found = code & 0x7FFFFF
-    return found
+    codes = [library.ERR_get_error() for _ in range(_ERROR_QUEUE)]
+    found = [code & 0x7FFFFF for code in codes if code and name(code) == _OPENSSL_TOKEN_LIBRARY]
+    return found[0] if found else None
 
 
 def _logged(log: bytes) -> int | None:
     """PKCS#11 return value of the failed login that GnuTLS or pkcs11-provider told of."""
     if b"p11: refusing more than a single attempt" in log:
         return _PIN_REFUSED[0]
-    import re
-
     match = re.search(rb"p11: Login result = [^\n]*\((\d+)\)", log)
     match = match or re.search(rb"Error (\d+) returned by C_Login", log)
     return int(match[1]) or None if match else None

@@ -2,95 +2,123 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 from edge_rotator.errors import RotatorError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 DEFAULT_PATH = "/etc/edge-rotator/config.toml"
-DEFAULT_STATE_DIRECTORY = "/var/lib/edge-rotator"
-BACKENDS = ("engine", "gnutls", "provider", "file")
+BACKENDS = ("engine", "gnutls", "pkcs11-provider", "file")
 MODES = ("process", "environment")
 REQUIRED = None
 
-_TEXT = r"[^\x00-\x1f\x7f]+"
 _PATH = r"/[^\x00-\x1f\x7f]*"
-_OPTIONAL_PATH = r"(?:/[^\x00-\x1f\x7f]*)?"
-_NAME = r"[a-z_][a-z0-9_-]{0,31}"
+_OPTIONAL_PATH = rf"(?:{_PATH})?"
+_TEXT = r"[^\x00-\x1f\x7f]+"
+_LABEL = rf"(?:{_TEXT})?"
+_USER = r"[a-z_][a-z0-9_-]{0,31}"
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
+# What a PKCS#11 module needs never includes these; they could change what the interpreter runs.
+_ENVIRONMENT_REFUSED = r"LD_.*|PYTHON.*|AWS_.*|PATH|SSLKEYLOGFILE"
 
-# section -> key -> (default, rule, what the rule means); the rule is a pattern for a text, a range
-# for a number, an item's pattern for a list or a table. REQUIRED: no default.
-_NUMBER_KEYS: dict[str, dict[str, tuple[float, float, float, str]]] = {
-    "provider": {
-        "connect_timeout": (10, 0.1, 300, "seconds from 0.1 to 300"),
-        "timeout": (30, 0.1, 600, "seconds from 0.1 to 600"),
-    },
-    "schedule": {
-        "expected_lifetime": (3600, 5, 43200, "seconds from 5 to 43200"),
-        "refresh_margin": (300, 0, 43200, "seconds from 0 to 43200"),
-        "safety_margin": (60, 0, 3600, "seconds from 0 to 3600"),
-    },
-}
-_TEXT_KEYS: dict[str, dict[str, tuple[str | None, str, str]]] = {
-    "provider": {
-        "endpoint": (
-            REQUIRED,
-            r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?",
-            "a host name, with :port if it is not 443, without a scheme or a path",
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the file: its default (REQUIRED: none), what a value must be, the same in words."""
+
+    default: Any
+    good: Callable[[Any], bool]
+    rule: str
+
+
+def text(default: str | None, pattern: str, rule: str) -> Key:
+    """Make a key that takes a text."""
+    return Key(default, lambda value: _matches(pattern, value), rule)
+
+
+def one_of(default: str, choices: tuple[str, ...]) -> Key:
+    """Make a key that takes one of a few texts."""
+    return Key(default, lambda value: value in choices, "one of " + ", ".join(choices))
+
+
+def number(default: float, low: float, high: float) -> Key:
+    """Make a key that takes a number of seconds."""
+    return Key(
+        default,
+        lambda value: type(value) in (int, float) and low <= value <= high,
+        f"seconds from {low:g} to {high:g}",
+    )
+
+
+def texts(default: list[str], pattern: str, rule: str) -> Key:
+    """Make a key that takes a list of texts, of which the first begins with a slash."""
+    return Key(
+        default,
+        lambda value: (
+            isinstance(value, list)
+            and all(_matches(pattern, item) for item in value)
+            and (not value or value[0].startswith("/"))
         ),
-        "role_alias": (REQUIRED, r"[A-Za-z0-9_=,@-]{1,128}", "1 to 128 of A-Z a-z 0-9 _ = , @ -"),
-        "thing_name": (REQUIRED, r"[A-Za-z0-9:_-]{1,128}", "1 to 128 of A-Z a-z 0-9 : _ -"),
-        "certificate_file": ("/etc/edge-identity/device.crt", _PATH, "an absolute path"),
-        "ca_file": ("/etc/edge-identity/ca-bundle.pem", _PATH, "an absolute path"),
-        "backend": ("engine", "|".join(BACKENDS), "one of " + ", ".join(BACKENDS)),
+        f"a list: {rule}",
+    )
+
+
+def _matches(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+# section -> key
+KEYS: dict[str, dict[str, Key]] = {
+    "provider": {
+        "endpoint": text(
+            REQUIRED, _HOST, "a host name, with :port if it is not 443, without a scheme or a path"
+        ),
+        "role_alias": text(REQUIRED, r"[A-Za-z0-9_=,@-]{1,128}", "1 to 128 of A-Z a-z 0-9 _ = , @ -"),
+        "thing_name": text(REQUIRED, r"[A-Za-z0-9:_-]{1,128}", "1 to 128 of A-Z a-z 0-9 : _ -"),
+        "certificate_file": text("/etc/edge-identity/device.crt", _PATH, "an absolute path"),
+        "ca_file": text("/etc/edge-identity/ca-bundle.pem", _PATH, "an absolute path"),
+        "backend": one_of("engine", BACKENDS),
+        "connect_timeout": number(10, 0.1, 300),
+        "timeout": number(30, 0.1, 600),
     },
     "token": {
-        "module": ("", _OPTIONAL_PATH, "an absolute path"),
-        "label": ("", rf"(?:{_TEXT})?", "a token's label, without control characters"),
-        "key_label": ("", rf"(?:{_TEXT})?", "a key's label, without control characters"),
-        "pin_file": ("", _OPTIONAL_PATH, "an absolute path, or absent for a token without PIN"),
-        "key_file": ("", _OPTIONAL_PATH, "an absolute path (backend file only)"),
+        "module": text("", _OPTIONAL_PATH, "an absolute path"),
+        "label": text("", _LABEL, "a token's label, without control characters"),
+        "key_label": text("", _LABEL, "a key's label, without control characters"),
+        "pin_file": text("", _OPTIONAL_PATH, "an absolute path, or absent for a token without PIN"),
+        "key_file": text("", _OPTIONAL_PATH, "an absolute path (backend file only)"),
+        "environment": Key({}, lambda value: isinstance(value, dict), "a table of names and texts"),
+    },
+    "schedule": {
+        "expected_lifetime": number(3600, 5, 43200),
+        "refresh_margin": number(300, 0, 43200),
+        "safety_margin": number(60, 0, 3600),
     },
     "delivery": {
-        "mode": ("process", "|".join(MODES), "one of " + ", ".join(MODES)),
-        "directory": ("/run/edge-rotator", _PATH, "an absolute path"),
-        "region": (REQUIRED, r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}", "an AWS region, eu-central-1"),
-        "group": ("litestream", rf"(?:{_NAME})?", "a group's name, or empty to leave the group"),
-        "service": ("litestream.service", r"[A-Za-z0-9:_.@-]+\.service", "a unit's name"),
-        "litestream_socket": ("/run/litestream/litestream.sock", _OPTIONAL_PATH, "a path"),
-        "litestream_config": ("/etc/litestream.yml", _OPTIONAL_PATH, "an absolute path"),
-    },
-    "service": {
-        "user": ("edge-rotator", _NAME, "a user's name"),
-        "state_directory": (DEFAULT_STATE_DIRECTORY, _PATH, "an absolute path"),
-        "metrics_file": ("", _OPTIONAL_PATH, "an absolute path, or empty for none"),
-    },
-}
-_LIST_KEYS: dict[str, dict[str, tuple[list[str], str, str]]] = {
-    "delivery": {
-        "restart_command": (
+        "mode": one_of("process", MODES),
+        "directory": text("/run/edge-rotator", _PATH, "an absolute path"),
+        "region": text(REQUIRED, r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}", "an AWS region, eu-central-1"),
+        "group": text("litestream", rf"(?:{_USER})?", "a group's name, or empty to leave the group"),
+        "service": text("litestream.service", r"[A-Za-z0-9:_.@-]+\.service", "a unit's name"),
+        "litestream_socket": text("/run/litestream/litestream.sock", _OPTIONAL_PATH, "a path"),
+        "litestream_config": text("/etc/litestream.yml", _OPTIONAL_PATH, "an absolute path"),
+        "restart_command": texts(
             ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "restart", "litestream.service"],
             _TEXT,
             "a program's absolute path and its arguments",
         ),
-        "sync_command": ([], _TEXT, "a program's absolute path and its arguments"),
-        "databases": ([], _PATH, "absolute paths"),
+        "sync_command": texts([], _TEXT, "a program's absolute path and its arguments"),
+        "databases": texts([], _PATH, "absolute paths"),
+    },
+    "service": {
+        "user": text("edge-rotator", _USER, "a user's name"),
+        "state_directory": text("/var/lib/edge-rotator", _PATH, "an absolute path"),
+        "metrics_file": text("", _OPTIONAL_PATH, "an absolute path, or empty for none"),
     },
 }
-_TABLE_KEYS: dict[str, dict[str, tuple[str, str]]] = {
-    "token": {"environment": (_TEXT, "names and texts")},
-}
-_ENVIRONMENT_NAME = r"[A-Z_][A-Z0-9_]*"
-# What a module needs never includes these; they could change what the interpreter runs.
-_ENVIRONMENT_REFUSED = r"LD_.*|PYTHON.*|AWS_.*|PATH|SSLKEYLOGFILE"
-
-
-def _matches(pattern: str, text: str) -> bool:
-    # Costs as much to import as starting Python; the timer's ticks use what is checked already.
-    import re
-
-    return re.fullmatch(pattern, text) is not None
 
 
 class Config:
@@ -140,40 +168,8 @@ class Config:
         return f"{self.directory}/{name}"
 
 
-def _bad(path: str, key: str, value: object, rule: str) -> RotatorError:
-    return RotatorError("config_invalid", f"{path}: {key} = {value!r}: must be {rule}")
-
-
-def values(config: Config) -> dict[str, Any]:
-    """Flatten a checked configuration for the state's cache."""
-    return {name: value for name, value in vars(config).items() if name != "path"}
-
-
-def restore(path: str, cached: dict[str, Any]) -> Config | None:
-    """Rebuild from `values`, without checking again; None if keys or types are not as they were."""
-    types: dict[str, tuple[type, ...]] = {"environment": (dict,)}
-    for tables, accepted in (
-        (_NUMBER_KEYS, (int, float)),
-        (_TEXT_KEYS, (str,)),
-        (_LIST_KEYS, (list,)),
-    ):
-        for keys in tables.values():
-            types.update(dict.fromkeys(keys, accepted))
-    if cached.keys() != types.keys():
-        return None
-    config = Config()
-    config.path = path
-    for name, value in cached.items():
-        if type(value) not in types[name]:
-            return None
-        setattr(config, name, value)
-    return config
-
-
 def load(path: str) -> Config:
     """Read and check the file at `path`. Raises `config_invalid`."""
-    import tomllib
-
     try:
         with open(path, "rb") as file:
             raw = tomllib.load(file)
@@ -184,78 +180,46 @@ def load(path: str) -> Config:
     return check(path, raw)
 
 
+def _bad(path: str, key: str, value: object, rule: str) -> RotatorError:
+    return RotatorError("config_invalid", f"{path}: {key} = {value!r}: must be {rule}")
+
+
 def check(path: str, raw: dict[str, Any]) -> Config:
     """Check what the file at `path` holds. Raises `config_invalid`, naming the first bad key."""
+    for section, given in raw.items():
+        if section not in KEYS or not isinstance(given, dict):
+            there_are = ", ".join(sorted(KEYS))
+            raise RotatorError("config_invalid", f"{path}: [{section}] is no section; there are {there_are}")
+        for name in given:
+            if name not in KEYS[section]:
+                there_are = ", ".join(sorted(KEYS[section]))
+                detail = f"{path}: {section}.{name} is no key; there are {there_are}"
+                raise RotatorError("config_invalid", detail)
+    if raw.get("provider", {}).get("backend") == "provider":
+        raise _bad(path, "provider.backend", "provider", "written 'pkcs11-provider' now")
     config = Config()
     config.path = path
-    known = {
-        section: {
-            key
-            for table in (_NUMBER_KEYS, _TEXT_KEYS, _LIST_KEYS, _TABLE_KEYS)
-            for key in table.get(section, ())
-        }
-        for section in _TEXT_KEYS.keys() | _NUMBER_KEYS.keys()
-    }
-    for section, values in raw.items():
-        if section not in known or not isinstance(values, dict):
-            raise RotatorError(
-                "config_invalid",
-                f"{path}: [{section}] is no section; there are {', '.join(sorted(known))}",
-            )
-        for key in values:
-            if key not in known[section]:
-                raise RotatorError(
-                    "config_invalid",
-                    f"{path}: {section}.{key} is no key; there are " + ", ".join(sorted(known[section])),
-                )
-    _texts(config, raw)
-    _numbers(config, raw)
-    _lists(config, raw)
+    for section, keys in KEYS.items():
+        for name, key in keys.items():
+            value = raw.get(section, {}).get(name, key.default)
+            if not key.good(value):
+                raise _bad(path, f"{section}.{name}", value, key.rule)
+            setattr(config, name, value)
+    _check_environment(config)
     _cross_checks(config)
     return config
 
 
-def _texts(config: Config, raw: dict[str, Any]) -> None:
-    for section, keys in _TEXT_KEYS.items():
-        for key, (default, pattern, rule) in keys.items():
-            value = raw.get(section, {}).get(key, default)
-            if not isinstance(value, str) or not _matches(pattern, value):
-                raise _bad(config.path, f"{section}.{key}", value, rule)
-            setattr(config, key, value)
-
-
-def _numbers(config: Config, raw: dict[str, Any]) -> None:
-    for section, keys in _NUMBER_KEYS.items():
-        for key, (default, low, high, rule) in keys.items():
-            value = raw.get(section, {}).get(key, default)
-            good = isinstance(value, int | float) and not isinstance(value, bool)
-            if not good or not low <= value <= high:
-                raise _bad(config.path, f"{section}.{key}", value, rule)
-            setattr(config, key, value)
-
-
-def _lists(config: Config, raw: dict[str, Any]) -> None:
-    for section, lists in _LIST_KEYS.items():
-        for key, (default, pattern, rule) in lists.items():
-            value = raw.get(section, {}).get(key, default)
-            good = isinstance(value, list) and all(
-                isinstance(item, str) and _matches(pattern, item) for item in value
-            )
-            if not good or (value and not value[0].startswith("/")):
-                raise _bad(config.path, f"{section}.{key}", value, f"a list: {rule}")
-            setattr(config, key, list(value))
-    environment = raw.get("token", {}).get("environment", {})
-    pattern, rule = _TABLE_KEYS["token"]["environment"]
-    if not isinstance(environment, dict):
-        raise _bad(config.path, "token.environment", environment, f"a table of {rule}")
-    for name, value in environment.items():
-        allowed = _matches(_ENVIRONMENT_NAME, name) and not _matches(_ENVIRONMENT_REFUSED, name)
-        if not allowed or not isinstance(value, str) or not _matches(pattern, value):
+def _check_environment(config: Config) -> None:
+    """Check what is set for the PKCS#11 module."""
+    for name, value in config.environment.items():
+        allowed = _matches(r"[A-Z_][A-Z0-9_]*", name) and not _matches(_ENVIRONMENT_REFUSED, name)
+        if not allowed or not _matches(_TEXT, value):
             raise _bad(config.path, f"token.environment.{name}", value, "a variable the module reads")
-    config.environment = dict(environment)
 
 
 def _cross_checks(config: Config) -> None:
+    """Check what more than a pattern tells, and what depends on another key."""
     path = config.path
     if config.backend == "file":
         if not config.key_file:

@@ -2,88 +2,121 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edge_rotator import backend, files, rotation, token
 from edge_rotator import config as configuration
-from edge_rotator import pin, rotation, token, user
 from edge_rotator.errors import LATCH, RotatorError
-from edge_rotator.files import write_atomic
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from pkcs11.types import Session
+
     from edge_rotator.config import Config
 
-
-def _write(output: str, data: bytes) -> None:
-    """Write to stdout for `-`, else replace the file."""
-    if output == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        write_atomic(os.path.abspath(output), data, 0o644)
-    except OSError as exc:
-        raise RotatorError("write_failed", f"{output}: {exc.strerror}") from None
+_CURVE = "secp256r1"
 
 
-def _config(path: str, complete: bool) -> Config | None:
-    """Load the configuration; it may be missing if the flags say everything."""
-    try:
-        return configuration.load(path)
-    except RotatorError:
-        if complete:
-            return None
-        raise
+def _create_key(session: Session, label: str) -> None:
+    """Make an EC P-256 key pair in the token; the private half can never be read out.
 
+    Raises `token_failed`.
+    """
+    import pkcs11
+    from pkcs11 import Attribute, KeyType, MechanismFlag
+    from pkcs11.util.ec import encode_named_curve_parameters
 
-def _pin_file(args: argparse.Namespace, config: Config | None, complete: bool) -> str:
-    """Path of the PIN that is used: the flag's, else the configuration's."""
-    return args.pin_file or (config.pin_file if config and not complete else "")
-
-
-def _pin(args: argparse.Namespace, config: Config | None, complete: bool) -> str | None:
-    """Read the PIN, if it is needed and there is one. Raises `pin_refused` while it is latched."""
-    if args.public_key and not args.create_key:
-        return None  # the public half is visible without a login, which then costs no PIN try
-    pin_file = _pin_file(args, config, complete)
-    if config and pin_file == config.pin_file:
-        rotation.refuse_latched(config)
-    return pin.read(pin_file)
-
-
-def _made(args: argparse.Namespace, place: token.TokenPlace, secret: str | None, name: str) -> bytes:
-    """Make the key if that is asked for; return request or public key."""
-    with token.open_session(token.find_token(place), secret, rw=args.create_key) as session:
-        if args.create_key:
-            if token.find_private_key(session, place.key_label) is None:
-                token.create_key(session, place.key_label)
-                print(f"created key {place.key_label} in {place.label}", file=sys.stderr)
-            else:
-                print(f"key {place.key_label} exists in {place.label}", file=sys.stderr)
-        if args.public_key:
-            return token.public_key_pem(session, place.key_label)
-        return token.signing_request(session, place.key_label, name)
-
-
-def _remember(error: RotatorError, config: Config | None, pin_file: str) -> None:
-    """Latch a PIN that was refused, if it is the one the rotator would try next."""
-    if config and error.kind.retry == LATCH and pin_file == config.pin_file:
-        rotation.latch(config)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Do what the flags ask; a flag wins over the configuration."""
-    complete = bool(args.module and args.token_label and args.key_label)
-    config = _config(args.config, complete)
-    place = token.TokenPlace(
-        args.module or (config.module if config else ""),
-        args.token_label or (config.label if config else ""),
-        args.key_label or (config.key_label if config else ""),
+    parameters = session.create_domain_parameters(
+        KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVE)}, local=True
     )
+    sign = MechanismFlag.SIGN | MechanismFlag.VERIFY
+    # A TPM's key signs and decrypts, or tpm2-pkcs11 does not make it.
+    both = sign | MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT
+    for capabilities in (sign, both):
+        try:
+            # What the module says about the first try would be taken for a failure.
+            with backend.Captured():
+                parameters.generate_keypair(
+                    id=os.urandom(8),
+                    label=label,
+                    store=True,
+                    capabilities=capabilities,
+                    public_template={Attribute.PRIVATE: False},
+                    private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
+                )
+        except pkcs11.PKCS11Error as exc:
+            failed = f"{type(exc).__name__} {exc}".strip()
+        else:
+            return
+    raise RotatorError("token_failed", f"no key can be made: {failed}")
+
+
+def _signing_request(session: Session, label: str, common_name: str) -> bytes:
+    """Make a PKCS#10 request (PEM) for the EC key with this label, signed by the token."""
+    from asn1crypto import csr, keys, pem, x509
+    from pkcs11 import Mechanism
+    from pkcs11.util.ec import encode_ecdsa_signature
+
+    private = token.find_private_key(session, label)
+    if private is None:
+        raise RotatorError("key_missing", f"no private key with the label {label}")
+    public = token.public_key_info(token.find_public_key(session, label))
+    info = csr.CertificationRequestInfo(
+        {
+            "version": "v1",
+            "subject": x509.Name.build({"common_name": common_name}),
+            "subject_pk_info": keys.PublicKeyInfo.load(public),
+            "attributes": [],
+        }
+    )
+    digest = hashlib.sha256(info.dump()).digest()
+    request = csr.CertificationRequest(
+        {
+            "certification_request_info": info,
+            "signature_algorithm": {"algorithm": "sha256_ecdsa"},
+            "signature": encode_ecdsa_signature(private.sign(digest, mechanism=Mechanism.ECDSA)),
+        }
+    )
+    return bytes(pem.armor("CERTIFICATE REQUEST", request.dump()))
+
+
+def _public_key(session: Session, label: str) -> bytes:
+    """Render the public key (PEM)."""
+    from asn1crypto import pem
+
+    key = token.find_public_key(session, label)
+    return bytes(pem.armor("PUBLIC KEY", token.public_key_info(key)))
+
+
+def _made(args: argparse.Namespace, secret: str | None) -> bytes:
+    """Make the key if that is asked for; return request or public key."""
+    place, label = args.token_label, args.key_label
+    with token.open_session(token.find_token(args.module, place), secret, rw=args.create_key) as session:
+        if args.create_key:
+            if token.find_private_key(session, label) is None:
+                _create_key(session, label)
+                print(f"created key {label} in {place}", file=sys.stderr)
+            else:
+                print(f"key {label} exists in {place}", file=sys.stderr)
+        if args.public_key:
+            return _public_key(session, label)
+        return _signing_request(session, label, args.common_name)
+
+
+def _fill_in(args: argparse.Namespace) -> Config | None:
+    """Complete the flags from the configuration, which may be missing if they say everything."""
+    complete = args.module and args.token_label and args.key_label
+    try:
+        config = configuration.load(args.config)
+    except RotatorError:
+        if not complete:
+            raise
+        config = None
     for item in args.env:
         name, equals, value = item.partition("=")
         if not equals or not name:
@@ -92,21 +125,49 @@ def run(args: argparse.Namespace) -> int:
     if config:
         for name, value in config.environment.items():
             os.environ.setdefault(name, value)
-    secret = _pin(args, config, complete)
-    common_name = args.common_name or (config.thing_name if config else "")
-    if not args.public_key and not common_name:
+        args.module = args.module or config.module
+        args.token_label = args.token_label or config.label
+        args.key_label = args.key_label or config.key_label
+        args.common_name = args.common_name or config.thing_name
+        # Flags that name a token may mean another one, whose PIN is not the configuration's.
+        args.pin_file = args.pin_file or ("" if complete else config.pin_file)
+    args.user = args.user or (config.user if config else "root")
+    if not args.public_key and not args.common_name:
         raise RotatorError("config_invalid", "--common-name is needed: the thing's name")
-    user.become(args.user or (config.user if config else "root"))
+    return config
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the flags ask; a flag wins over the configuration."""
+    config = _fill_in(args)
+    # The PIN is the one that the rotator would try next.
+    shared = config if config and args.pin_file == config.pin_file else None
+    secret = None
+    # The public half is visible without a login, which then costs no PIN try.
+    if args.create_key or not args.public_key:
+        if shared:
+            rotation.refuse_latched(shared)
+        secret = token.read_pin(args.pin_file)
+    files.become(args.user)
     # Before the first installation there is no state directory, and nobody to exclude.
-    locked = config is not None and Path(config.state_directory).is_dir()
-    held = rotation.lock(config.state_directory, patient=True) if config and locked else None
+    held = None
+    if config and Path(config.state_directory).is_dir():
+        held = files.lock(config.state_directory, patient=True)
     try:
-        data = _made(args, place, secret, common_name)
+        data = _made(args, secret)
     except RotatorError as error:
-        _remember(error, config if locked else None, _pin_file(args, config, complete))
+        if shared and held is not None and error.kind.retry == LATCH:
+            rotation.latch(shared)
         raise
     finally:
         if held is not None:
             os.close(held)
-    _write(args.output, data)
+    if args.output == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return 0
+    try:
+        files.write_atomic(os.path.abspath(args.output), data, 0o644)
+    except OSError as exc:
+        raise RotatorError("write_failed", f"{args.output}: {exc.strerror}") from None
     return 0

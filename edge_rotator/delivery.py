@@ -1,29 +1,103 @@
-"""Hand the credentials to Litestream: the file, then a restart or a nudge where one is needed."""
+"""The credentials: check the provider's answer, write the file that Litestream uses, never show a secret."""
 
 from __future__ import annotations
 
-import os
-import select
+import grp
+import json
+from dataclasses import dataclass, field
+from typing import Any
 
-from edge_rotator import credentials as creds
+from edge_rotator.clock import format_iso, parse_iso
+from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
 from edge_rotator.files import write_atomic
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from edge_rotator.config import Config
-    from edge_rotator.credentials import Credentials
+_SHORTEST_SHARE = 0.1  # of the expected life time; less is of no use to anybody
 
-RESTART_TIMEOUT = 240.0  # s; in environment mode the unit's TimeoutStopSec is at most 200 s
-SYNC_TIMEOUT = 60.0  # s per database
-_KILLED = 137
+
+@dataclass(frozen=True)
+class Credentials:
+    """One set of credentials. `expiration` is the provider's, in seconds since 1970."""
+
+    access_key_id: str = field(repr=False)
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(repr=False)
+    expiration: float
+
+
+def _text(raw: dict[str, Any], key: str) -> str:
+    value = raw.get(key)
+    if not isinstance(value, str) or not value:
+        raise RotatorError("answer_field_missing", f"no text in credentials.{key}")
+    # A credential is printable ASCII without blanks.
+    if not all("!" <= c <= "~" for c in value):
+        raise RotatorError("answer_control_character", f"in credentials.{key}")
+    return value
+
+
+def parse(body: bytes) -> Credentials:
+    """Read the body of a 200 answer. Raises an `answer_…` error."""
+    try:
+        raw = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        raise RotatorError("answer_not_json", f"{len(body)} bytes") from None
+    inner = raw.get("credentials") if isinstance(raw, dict) else None
+    if not isinstance(inner, dict):
+        raise RotatorError("answer_field_missing", "no object `credentials`")
+    expiration = parse_iso(_text(inner, "expiration"))
+    if expiration is None:
+        raise RotatorError("answer_field_missing", "credentials.expiration is no UTC time")
+    return Credentials(
+        _text(inner, "accessKeyId"),
+        _text(inner, "secretAccessKey"),
+        _text(inner, "sessionToken"),
+        expiration,
+    )
+
+
+def check_lifetime(lifetime: float, expected: float, held: float) -> None:
+    """Refuse what is no gain. All in seconds; `held` is what the present credentials still last.
+
+    Raises `answer_expired` or `answer_short_lived`.
+    """
+    if lifetime <= 0:
+        raise RotatorError("answer_expired", f"{-lifetime:.0f} s ago by the provider's clock")
+    if lifetime < _SHORTEST_SHARE * expected:
+        raise RotatorError("answer_short_lived", f"{lifetime:.0f} s, {expected:.0f} s expected")
+    if lifetime < held:
+        raise RotatorError("answer_short_lived", f"{lifetime:.0f} s, those held last {held:.0f} s")
+
+
+def process_json(credentials: Credentials, expires: float) -> bytes:
+    """Render for `credential_process`; `expires` is seconds since 1970 by our own clock."""
+    data = {
+        "Version": 1,
+        "AccessKeyId": credentials.access_key_id,
+        "SecretAccessKey": credentials.secret_access_key,
+        "SessionToken": credentials.session_token,
+        "Expiration": format_iso(expires),
+    }
+    return json.dumps(data).encode() + b"\n"
+
+
+def environment_file(credentials: Credentials, region: str) -> bytes:
+    """Render for systemd's `EnvironmentFile=`, quoted so that every character stands for itself."""
+    values = {
+        "AWS_ACCESS_KEY_ID": credentials.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
+        "AWS_SESSION_TOKEN": credentials.session_token,
+        "AWS_DEFAULT_REGION": region,
+    }
+    lines = []
+    for name, value in values.items():
+        escaped = "".join("\\" + c if c in '\\"`$' else c for c in value)
+        lines.append(f'{name}="{escaped}"\n')
+    return "".join(lines).encode()
 
 
 def _gid(group: str) -> int | None:
     if not group:
         return None
-    import grp
-
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
@@ -36,73 +110,12 @@ def write(config: Config, credentials: Credentials, expires: float) -> None:
     Raises `write_failed`; the old file is then still there.
     """
     if config.mode == "process":
-        data, mode = creds.process_json(credentials, expires), 0o640
+        data, mode = process_json(credentials, expires), 0o640
         gid = _gid(config.group)
     else:
         # systemd reads it as root; nobody else has to.
-        data, mode, gid = creds.environment_file(credentials, config.region), 0o600, None
+        data, mode, gid = environment_file(credentials, config.region), 0o600, None
     try:
         write_atomic(config.credentials_file, data, mode, gid)
     except OSError as exc:
-        detail = f"{config.credentials_file}: {exc.strerror}"
-        raise RotatorError("write_failed", detail) from None
-
-
-def run(command: list[str], timeout: float) -> int:
-    """Run a command, its output to the journal; return its exit code, 137 if it had to be killed.
-
-    The environment is reduced to PATH: nothing of ours concerns it.
-    """
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    try:
-        pid = os.posix_spawn(command[0], command, environment)
-    except OSError:
-        return 127
-    handle = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(handle)
-        if not poll.poll(timeout * 1000):
-            # It may run as root by sudo; then it outlives us, which harms nothing.
-            try:
-                os.kill(pid, 9)
-            except PermissionError:
-                return _KILLED
-    finally:
-        os.close(handle)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code if code >= 0 else 128 - code
-
-
-def restart(config: Config) -> None:
-    """Restart Litestream so that it reads the new file. Raises `restart_failed`."""
-    code = run(config.restart_command, RESTART_TIMEOUT)
-    if code:
-        detail = f"exit code {code} of {' '.join(config.restart_command)}"
-        raise RotatorError("restart_failed", detail)
-
-
-def request_restart(config: Config) -> None:
-    """Have systemd restart Litestream, which in process mode we may not.
-
-    For a clock that was set back: until it has caught up with the old expiry, Litestream would go on
-    with the old credentials. Raises `write_failed`.
-    """
-    path = f"{config.directory}/restart-litestream"
-    try:
-        write_atomic(path, b"", 0o640, durable=False)
-    except OSError as exc:
-        raise RotatorError("write_failed", f"{path}: {exc.strerror}") from None
-
-
-def nudge(config: Config) -> int | None:
-    """Ask Litestream to sync each database now, out of its back-off; return how many did not.
-
-    None if there is nothing to ask: no command set, or Litestream is not running.
-    """
-    if not config.sync_command or not config.databases:
-        return None
-    if config.litestream_socket and not os.path.exists(config.litestream_socket):
-        return None
-    codes = [run([*config.sync_command, path], SYNC_TIMEOUT) for path in config.databases]
-    return sum(code != 0 for code in codes)
+        raise RotatorError("write_failed", f"{config.credentials_file}: {exc.strerror}") from None

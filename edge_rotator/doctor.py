@@ -6,40 +6,41 @@ name server that is silent ends or stops the walk, and none sees a token another
 
 from __future__ import annotations
 
-import json
+import http.client
+import multiprocessing
 import os
 import re
-import select
 import signal
 import socket
 import ssl
 import stat
-import sys
-import time
+import subprocess
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_rotator import backend, pin, provider, replication, rotation, schedule, status, token, user
+from edge_rotator import backend, files, provider, replication, rotation, status, token
 from edge_rotator import config as configuration
+from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
 from edge_rotator.errors import KINDS, LATCH, RotatorError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.connection import Connection
 
     from edge_rotator.config import Config
 
 _LIMIT = 45.0  # s per check, above each check's own limits
 _COMMAND_TIMEOUT = 10.0  # s
-_MAX_ANSWER = 65536
+_FORK = multiprocessing.get_context("fork")
+
+Verdict = tuple[str, str, str]  # ok, failed or skipped; the error's class; what was seen
 
 
 class SkippedError(Exception):
     """A check that has nothing to check; the text says why."""
-
-
-def _place(config: Config) -> token.TokenPlace:
-    return token.TokenPlace(config.module, config.label, config.key_label)
 
 
 def _needs_token(config: Config) -> None:
@@ -47,13 +48,11 @@ def _needs_token(config: Config) -> None:
         raise SkippedError("the key is a file (backend file)")
 
 
-def _backend(config: Config) -> str:
-    with backend.Captured():
-        backend.load(config)
-        if config.backend == "engine":
-            import pycurl
+def _pycurl(config: Config) -> str:
+    backend.load(config)
+    import pycurl
 
-            backend.select_engine(pycurl.Curl())
+    backend.set_key(pycurl.Curl(), config, "")
     return backend.check(config)
 
 
@@ -65,14 +64,14 @@ def _module(config: Config) -> str:
 
 def _token(config: Config) -> str:
     _needs_token(config)
-    token.find_token(_place(config))
+    token.find_token(config.module, config.label)
     return f"{config.label}, used {'with' if config.pin_file else 'without'} a PIN"
 
 
 def _key(config: Config) -> str:
     if config.backend == "file":
         return _key_file(config.key_file)
-    with token.open_session(token.find_token(_place(config)), None) as session:
+    with token.open_session(token.find_token(config.module, config.label), None) as session:
         key = token.find_public_key(session, config.key_label)
         return f"{config.key_label}, {key.key_type.name}"
 
@@ -99,14 +98,13 @@ def _certificate(config: Config) -> str:
 
 def _match(config: Config) -> str:
     if config.backend == "file":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
-                config.certificate_file, config.key_file, password=""
-            )
+            context.load_cert_chain(config.certificate_file, config.key_file, password="")
         except (ssl.SSLError, OSError) as exc:
             raise RotatorError("key_mismatch", f"{config.certificate_file}: {exc}") from None
     else:
-        with token.open_session(token.find_token(_place(config)), None) as session:
+        with token.open_session(token.find_token(config.module, config.label), None) as session:
             key = token.find_public_key(session, config.key_label)
             token.check_certificate(key, config.certificate_file)
     return "the certificate was issued for this key"
@@ -114,7 +112,7 @@ def _match(config: Config) -> str:
 
 def _login(config: Config, secret: str | None) -> str:
     _needs_token(config)
-    found = token.find_token(_place(config))
+    found = token.find_token(config.module, config.label)
     if not config.pin_file:
         with token.open_session(found, None) as session:
             token.check_private_key(session, found, config.key_label, False)
@@ -133,14 +131,14 @@ def _login(config: Config, secret: str | None) -> str:
 
 
 def _clock(config: Config) -> str:
-    clock = read_clock()
+    wall = read_clock().wall
     told = Path(config.path).stat().st_mtime
-    now = format_iso(clock.wall)
-    if clock.wall < told - status.CLOCK_SLACK:
+    now = format_iso(wall)
+    if wall < told - status.CLOCK_SLACK:
         raise RotatorError("clock_wrong", f"{now}, but this device was set up at {format_iso(told)}")
     if Path("/run/systemd/timesync").is_dir() and not Path("/run/systemd/timesync/synchronized").exists():
         raise RotatorError("clock_wrong", f"{now}; systemd-timesyncd has not synchronised yet")
-    skew = rotation.load(config.path)[1].clock_skew
+    skew = states.load(config.state_directory).clock_skew
     if abs(skew) > rotation.CLOCK_TOLERANCE:
         raise RotatorError("clock_wrong", f"{-skew:+.0f} s against the provider's at its last answer")
     return f"{now}, nothing speaks against it"
@@ -159,13 +157,26 @@ def _endpoint(config: Config) -> tuple[str, int]:
     return host, int(port or 443)
 
 
-def _connect(host: str, port: int, ca_file: str | None, timeout: float) -> ssl.SSLSocket:
-    """Connect with the server's certificate checked. `ca_file` None: the system's CAs."""
+def _dns(config: Config) -> str:
+    return _resolve(*_endpoint(config))
+
+
+def _connect(host: str, port: int, timeout: float) -> socket.socket:
     try:
-        context = ssl.create_default_context(cafile=ca_file)
-        # Python 3.13 is stricter about form than libcurl and Litestream are; judge as they do.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        plain = socket.create_connection((host, port), timeout)
+        return socket.create_connection((host, port), timeout)
+    except TimeoutError:
+        raise RotatorError("timeout", f"{host}:{port}") from None
+    except OSError as exc:
+        raise RotatorError("connect", f"{host}:{port}: {exc.strerror or exc}") from None
+
+
+def _connect_tls(host: str, port: int, ca_file: str | None, timeout: float) -> ssl.SSLSocket:
+    """Connect with the server's certificate checked. `ca_file` None: the system's CAs."""
+    context = ssl.create_default_context(cafile=ca_file)
+    # Python 3.13 is stricter about form than libcurl and Litestream are; judge as they do.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    plain = _connect(host, port, timeout)
+    try:
         return context.wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as exc:
         raise provider.transport_error(60, exc.verify_message) from None
@@ -174,14 +185,14 @@ def _connect(host: str, port: int, ca_file: str | None, timeout: float) -> ssl.S
     except TimeoutError:
         raise RotatorError("timeout", f"{host}:{port}") from None
     except OSError as exc:
-        raise RotatorError("connect", f"{host}:{port}: {exc.strerror or exc}") from None
+        raise RotatorError("connection_lost", f"{host}:{port}: {exc.strerror or exc}") from None
 
 
 def _tls(config: Config) -> str:
     if not os.access(config.ca_file, os.R_OK):
         raise RotatorError("file_unreadable", f"cannot read {config.ca_file}")
     try:
-        with _connect(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
+        with _connect_tls(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
             return f"{config.endpoint} proved itself, {wrapped.version()}"
     except RotatorError as error:
         # TLS 1.2 asks for our certificate within the handshake, and the key is not ours to use here.
@@ -195,7 +206,7 @@ def _provider(config: Config, secret: str | None) -> str:
         if secret is None:
             raise SkippedError("needs --login")
         # What root read has to be a file for libcurl; this one is nowhere but in memory.
-        config.pin_file = pin.in_memory(secret)
+        config.pin_file = token.pin_in_memory(secret)
         os.environ.pop("CREDENTIALS_DIRECTORY", None)
     _, lifetime, skew = rotation.fetch_checked(config, 0.0)
     return f"credentials for {lifetime:.0f} s, our clock is {-skew:+.0f} s off; nothing stored"
@@ -221,8 +232,6 @@ def s3_place(config: Config) -> tuple[str, int, bool]:
 
 def _output(command: list[str]) -> tuple[int, str]:
     """Exit code and stdout of a command; 127 if there is none, 124 if it took too long."""
-    import subprocess
-
     try:
         done = subprocess.run(  # noqa: S603 (root's own configuration names the command)
             command,
@@ -250,22 +259,18 @@ def _s3(config: Config) -> str:
     host, port, secure = s3_place(config)
     _resolve(host, port)
     if not secure:
-        try:
-            socket.create_connection((host, port), config.connect_timeout).close()
-        except OSError as exc:
-            raise RotatorError("connect", f"{host}:{port}: {exc.strerror or exc}") from None
+        _connect(host, port, config.connect_timeout).close()
         return f"{host}:{port} answers, without TLS"
-    with _connect(host, port, _s3_ca(config), config.connect_timeout) as wrapped:
-        wrapped.settimeout(config.connect_timeout)
+    connection = http.client.HTTPConnection(host, port)
+    with _connect_tls(host, port, _s3_ca(config), config.connect_timeout) as connection.sock:
         try:
-            # Unsigned, so S3 refuses it: any answer shows that it is S3 and in reach.
-            wrapped.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-            line = wrapped.recv(256).split(b"\r\n")[0].decode("latin-1")
-        except OSError as exc:
-            raise RotatorError("connection_lost", f"{host}:{port}: {exc}") from None
-    if not line.startswith("HTTP/"):
-        raise RotatorError("connection_lost", f"{host}:{port} does not speak HTTP")
-    return f"{host}:{port} proved itself and answers {line[9:12]} to nobody, as it should"
+            # Unsigned, so S3 gives nothing away; that it answers at all is what counts.
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+        except (OSError, http.client.HTTPException) as exc:
+            raise RotatorError("connection_lost", f"{host}:{port} does not answer in HTTP: {exc}") from None
+    told = f"answers {answer.status} to a request without a signature"
+    return f"{host}:{port} proved itself and {told}"
 
 
 def _litestream(config: Config) -> str:
@@ -285,75 +290,56 @@ def _litestream(config: Config) -> str:
     return f"{len(ages)} databases, all synced within {oldest:.0f} s"
 
 
-def _handing_over(config: Config) -> str:
-    for path, wanted in ((config.directory, os.W_OK | os.X_OK), (config.state_directory, os.W_OK | os.X_OK)):
-        if not os.access(path, wanted):
+def _delivery(config: Config) -> str:
+    for path in (config.directory, config.state_directory):
+        if not os.access(path, os.W_OK | os.X_OK):
             raise RotatorError("write_failed", f"{path}: not a directory we can write to")
     if config.mode == "process":
-        command = config.sync_command[:1]
+        command = config.sync_command
         if command and not os.access(command[0], os.X_OK):
             raise RotatorError("write_failed", f"delivery.sync_command: {command[0]} cannot be run")
         return f"{config.directory} is ours; Litestream's credential_process reads it"
     command = config.restart_command
-    if command[0].endswith("/sudo"):
-        rest = [word for word in command[1:] if not word.startswith("-")]
-        code, _ = _output([command[0], "-n", "-l", *rest])
-        if code:
-            raise RotatorError("restart_failed", f"sudo does not allow: {' '.join(rest)}")
-        return f"sudo allows: {' '.join(rest)}"
-    if not os.access(command[0], os.X_OK):
-        raise RotatorError("restart_failed", f"{command[0]} cannot be run")
-    return f"{command[0]} can be run"
+    if not command[0].endswith("/sudo"):
+        if not os.access(command[0], os.X_OK):
+            raise RotatorError("restart_failed", f"{command[0]} cannot be run")
+        return f"{command[0]} can be run"
+    rest = [word for word in command[1:] if not word.startswith("-")]
+    if _output([command[0], "-n", "-l", *rest])[0]:
+        raise RotatorError("restart_failed", f"sudo does not allow: {' '.join(rest)}")
+    return f"sudo allows: {' '.join(rest)}"
 
 
-def _isolated(check: Callable[[], str]) -> tuple[str, str, str]:
-    """Run a check in a child; return verdict (ok, failed, skipped), the error's name and a text."""
-    sys.stdout.flush()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        # Should the doctor itself be gone by then: nothing may hold its lock for ever.
-        signal.alarm(int(_LIMIT) + 5)
-        os.setsid()  # no terminal: nothing below can ask for a PIN, and its children end with it
-        try:
-            os.write(writer, json.dumps(_verdict(check)).encode()[:_MAX_ANSWER])
-        finally:
-            os._exit(0)
-    os.close(writer)
-    text, ended = b"", False
-    end = time.monotonic() + _LIMIT
+def _isolated(check: Callable[[], str]) -> Verdict:
+    """Run a check in a process of its own, which is gone afterwards with all that it started."""
+    reader, writer = _FORK.Pipe(duplex=False)
+    child = _FORK.Process(target=_child, args=(check, writer))
+    child.start()
+    writer.close()
     try:
-        while True:  # ends: at end of file or when the time is over
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([reader], [], [], left)[0]:
-                return "failed", "timeout", f"no answer within {_LIMIT:.0f} s"
-            part = os.read(reader, 4096)
-            if not part:
-                ended = True
-                break
-            text += part
+        if not reader.poll(_LIMIT):
+            return "failed", "timeout", f"no answer within {_LIMIT:.0f} s"
+        verdict: Verdict = reader.recv()
+        return verdict
+    except EOFError:
+        child.join()
+        return "failed", "internal_error", f"the check crashed (exit code {child.exitcode})"
     finally:
-        os.close(reader)
-        if not ended:
-            _kill(child)
-        status = os.waitpid(child, 0)[1]
-    if not text:
-        return "failed", "internal_error", f"the check crashed (wait status {status})"
-    verdict, name, detail = json.loads(text)
-    return verdict, name, detail
+        child.kill()
+        with suppress(ProcessLookupError):  # it may have no group of its own yet
+            os.killpg(child.pid or 0, signal.SIGKILL)
+        child.join()
+        reader.close()
 
 
-def _kill(child: int) -> None:
-    """Kill a check and what it started; it may not have its own session yet."""
-    os.kill(child, signal.SIGKILL)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def _child(check: Callable[[], str], writer: Connection) -> None:
+    # Should the doctor itself be gone by then: nothing may hold its lock for ever.
+    signal.alarm(int(_LIMIT) + 5)
+    os.setsid()  # no terminal: nothing below can ask for a PIN there
+    writer.send(_verdict(check))
 
 
-def _verdict(check: Callable[[], str]) -> tuple[str, str, str]:
+def _verdict(check: Callable[[], str]) -> Verdict:
     try:
         with backend.Captured():
             return "ok", "", check()
@@ -374,20 +360,54 @@ def _show(name: str, verdict: str, kind: str, detail: str) -> None:
 def _prepare(path: str, login: bool) -> tuple[Config, str | None, int]:
     """Return configuration, the PIN if it is to be used, and the lock; we are then the service's user."""
     config = configuration.load(path)
-    secret = pin.read(config.pin_file) if login and config.backend != "file" else None
-    user.become(config.user)
-    return config, secret, rotation.lock(config.state_directory, patient=True)
+    secret = token.read_pin(config.pin_file) if login and config.backend != "file" else None
+    files.become(config.user)
+    return config, secret, files.lock(config.state_directory, patient=True)
 
 
-# Check -> the check that has to be passed before it makes sense.
-_AFTER = {
-    "token": "module",
-    "key": "token",
-    "match": "key",
-    "login": "token",
-    "tls": "dns",
-    "provider": "login",
-}
+def _latched(config: Config) -> bool:
+    try:
+        rotation.refuse_latched(config)
+    except RotatorError:
+        return True
+    return False
+
+
+def _walk(config: Config, secret: str | None) -> bool:
+    """Check everything; return whether nothing failed."""
+    latched = _latched(config)
+    # Name, the check that has to be passed before it makes sense, what is done.
+    checks: tuple[tuple[str, str, Callable[[Config], str]], ...] = (
+        ("pycurl", "", _pycurl),
+        ("module", "", _module),
+        ("token", "module", _token),
+        ("key", "token", _key),
+        ("certificate", "", _certificate),
+        ("match", "key", _match),
+        ("login", "token", partial(_login, secret=secret)),
+        ("clock", "", _clock),
+        ("dns", "", _dns),
+        ("tls", "dns", _tls),
+        ("provider", "login", partial(_provider, secret=secret)),
+        ("s3", "", _s3),
+        ("litestream", "", _litestream),
+        ("delivery", "", _delivery),
+    )
+    broken: set[str] = set()  # failed, or skipped because of that
+    for name, before, check in checks:
+        if latched and name == "login":
+            verdict, kind, detail = "failed", "pin_refused", "the PIN file has not changed since"
+        elif before in broken:
+            verdict, kind, detail = "skipped", "", f"after {before} failed"
+        else:
+            verdict, kind, detail = _isolated(partial(check, config))
+        # Before anything else, which may fail: the next try might be the token's last.
+        if kind and KINDS[kind].retry == LATCH and secret is not None and not latched:
+            rotation.latch(config)
+        if verdict == "failed" or before in broken:
+            broken.add(name)
+        _show(name, verdict, kind, detail)
+    return not broken
 
 
 def run(path: str, login: bool) -> int:
@@ -399,39 +419,7 @@ def run(path: str, login: bool) -> int:
         return 1
     _show("config", "ok", "", path)
     backend.prepare_environment(config)
-    _, state = rotation.load(path)
-    latched = schedule.latched(state, rotation.gather(config))
-    checks: dict[str, Callable[[], str]] = {
-        "pycurl": lambda: _backend(config),
-        "module": lambda: _module(config),
-        "token": lambda: _token(config),
-        "key": lambda: _key(config),
-        "certificate": lambda: _certificate(config),
-        "match": lambda: _match(config),
-        "login": lambda: _login(config, secret),
-        "clock": lambda: _clock(config),
-        "dns": lambda: _resolve(*_endpoint(config)),
-        "tls": lambda: _tls(config),
-        "provider": lambda: _provider(config, secret),
-        "s3": lambda: _s3(config),
-        "litestream": lambda: _litestream(config),
-        "delivery": lambda: _handing_over(config),
-    }
-    failed: set[str] = set()
     try:
-        for name, check in checks.items():
-            before = _AFTER.get(name)
-            if latched and name == "login":
-                verdict, kind, detail = "failed", "pin_refused", "the PIN file has not changed since"
-            elif before in failed:
-                verdict, kind, detail = "skipped", "", f"after {before} failed"
-            else:
-                verdict, kind, detail = _isolated(check)
-            _show(name, verdict, kind, detail)
-            if verdict == "failed" or before in failed:
-                failed.add(name)
-            if kind and KINDS[kind].retry == LATCH and secret is not None and not latched:
-                rotation.latch(config)
+        return 0 if _walk(config, secret) else 1
     finally:
         os.close(held)
-    return 1 if failed else 0

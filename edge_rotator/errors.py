@@ -1,4 +1,4 @@
-"""The one table of what can go wrong: name for machines, exit code, retry policy, fix.
+"""The one table of what can go wrong: name for machines, exit code, retry policy, fix. And the journal.
 
 An entry is data; raise it with `RotatorError("name", "what was seen")`. Neither a name nor a detail
 ever holds a secret: callers pass paths, labels, numbers and the provider's own message.
@@ -6,22 +6,26 @@ ever holds a secret: callers pass paths, labels, numbers and the provider's own 
 
 from __future__ import annotations
 
+import os
+import sys
+from dataclasses import dataclass
+
 TRANSIENT = "transient"  # retried after 1, 2, 4 … minutes, sooner or later if Retry-After says so
 PERMANENT = "permanent"  # somebody must fix it: at most four attempts an hour
 LATCH = "latch"  # no attempt at all until the PIN file changes
 NONE = "none"  # nothing was asked of provider or token: the next tick may try again
 
+ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # priorities of the journal
 
+
+@dataclass(frozen=True)
 class Kind:
     """One class of error."""
 
-    __slots__ = ("exit_code", "fix", "name", "retry")
-
-    def __init__(self, name: str, exit_code: int, retry: str, fix: str) -> None:
-        self.name = name
-        self.exit_code = exit_code
-        self.retry = retry
-        self.fix = fix
+    name: str
+    exit_code: int
+    retry: str
+    fix: str
 
 
 KINDS: dict[str, Kind] = {
@@ -210,3 +214,33 @@ class RotatorError(Exception):
         self.kind = KINDS[name]
         self.detail = detail
         self.retry_after = retry_after
+
+
+def _quote(value: object) -> str:
+    """Render one value: bare if it is one safe word, else quoted; control characters escaped."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
+    text = str(value)
+    if text and all(c.isalnum() or c in "-_./:+@," for c in text):
+        return text
+    body = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in body) + '"'
+
+
+def event(name: str, level: int = INFO, **fields: object) -> None:
+    """Write one line, `event=NAME key=value …`, to stderr; fields that are None are left out.
+
+    Under systemd ($JOURNAL_STREAM is set) it starts with its priority, so that `journalctl -p warning`
+    finds it.
+    """
+    prefix = f"<{level}>" if os.environ.get("JOURNAL_STREAM") else ""
+    words = [f"event={name}"]
+    words += [f"{key}={_quote(value)}" for key, value in fields.items() if value is not None]
+    # A closed stderr must not stop a rotation.
+    try:
+        sys.stderr.write(prefix + " ".join(words) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return

@@ -1,10 +1,18 @@
-"""Files that are either the old or the new one, whole, whenever the power fails."""
+"""Files that are either the old or the new one, whole, whenever the power fails; the lock; the user."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pwd
+import stat
+import time
+
+from edge_rotator.errors import RotatorError
 
 Stat = list[int]
+
+_LOCK_TRIES = 300  # of 0.1 s
 
 
 def stat_of(path: str) -> Stat | None:
@@ -14,6 +22,21 @@ def stat_of(path: str) -> Stat | None:
     except OSError:
         return None
     return [found.st_ino, found.st_mtime_ns, found.st_size]
+
+
+def read_regular(path: str, most: int) -> bytes:
+    """Read a file of at most `most` bytes that somebody may have tampered with. Raises OSError.
+
+    Neither a link nor a pipe nor a device is followed, waited for or read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"{path} is no regular file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(f"{path} is longer than {most} bytes")
+    return data
 
 
 def write_atomic(path: str, data: bytes, mode: int, gid: int | None = None, durable: bool = True) -> None:
@@ -29,29 +52,68 @@ def write_atomic(path: str, data: bytes, mode: int, gid: int | None = None, dura
         os.unlink(temporary)
     except FileNotFoundError:
         pass
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        try:
+        with open(fd, "wb") as file:
             # In a set-group-ID directory it has the group already, and a sandbox may forbid chown.
             if gid is not None and os.fstat(fd).st_gid != gid:
                 os.fchown(fd, -1, gid)
             os.fchmod(fd, mode)
-            view = memoryview(data)
-            while view:  # ends: os.write takes at least one byte or raises
-                view = view[os.write(fd, view) :]
+            file.write(data)
+            file.flush()
             if durable:
                 os.fsync(fd)
-        finally:
-            os.close(fd)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-    if not durable:
-        return
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if durable:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def lock(directory: str, patient: bool) -> int:
+    """Take the lock that every user of the token takes; it lasts until the returned file is closed.
+
+    Raises `busy` if another run holds it (after 30 s if `patient`), `state_failed` without a place.
+    """
+    path = f"{directory}/lock"
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        fd = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o640)
+    except OSError as first:
+        try:
+            # On a file system that has become read-only the file of an earlier run does as well.
+            fd = os.open(path, flags | os.O_RDONLY)
+        except OSError:
+            raise RotatorError("state_failed", f"{path}: {first.strerror}") from None
+    for _ in range(_LOCK_TRIES if patient else 1):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            time.sleep(0.1 if patient else 0)
+    os.close(fd)
+    raise RotatorError("busy", path)
+
+
+def refuse_root(user: str) -> None:
+    """Raise `wrong_user` if we are root and `user` is not: root's files would lock that user out."""
+    if os.geteuid() == 0 and user != "root":
+        raise RotatorError("wrong_user", f"started as root, but service.user is {user}")
+
+
+def become(user: str) -> None:
+    """If we are root, become `user` for good. Raises `wrong_user` if there is no such user."""
+    if os.geteuid() != 0 or user == "root":
+        return
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise RotatorError("wrong_user", f"there is no user {user}") from None
+    os.initgroups(user, entry.pw_gid)
+    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)

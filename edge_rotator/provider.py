@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from edge_rotator import backend, clock, quickjson
+from edge_rotator import backend, clock, token
 from edge_rotator.errors import RotatorError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pycurl
 
@@ -16,59 +17,87 @@ if TYPE_CHECKING:
 
 MAX_BODY = 65536
 _MAX_MESSAGE = 200
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 class Answer:
     """What came back. `skew` is the server's clock minus ours (s), None without a Date header."""
 
-    __slots__ = ("body", "date", "message", "retry_after", "skew", "status")
-
     def __init__(self, status: int, headers: dict[str, str], body: bytes, now: float) -> None:
         self.status = status
         self.body = body
-        date = clock.parse_http(headers.get("date", ""))
-        self.date = date
-        self.skew = None if date is None else date - now
+        self.date = _http_date(headers.get("date", ""))
+        self.skew = None if self.date is None else self.date - now
         self.retry_after = _retry_after(headers.get("retry-after", ""), now + (self.skew or 0.0))
         self.message = _message(body) if status != 200 else ""
+
+
+def _http_date(text: str) -> float | None:
+    """Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; None if it is no date."""
+    try:
+        return datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _retry_after(text: str, now: float) -> float | None:
     """Seconds asked for by a Retry-After header, either of its two forms."""
     if text.isascii() and text.isdigit():
         return float(text[:9])
-    date = clock.parse_http(text)
+    date = _http_date(text)
     return None if date is None else max(0.0, date - now)
 
 
 def _message(body: bytes) -> str:
     """Return the provider's message, fit to be logged."""
     try:
-        text = quickjson.loads(body)["message"]
+        text = json.loads(body)["message"]
     except (ValueError, RecursionError, KeyError, TypeError):
         return ""
     return "".join(c for c in str(text) if c.isprintable())[:_MAX_MESSAGE]
 
 
-def _percent(text: str, safe: str = "") -> str:
-    """Percent-encode for a pkcs11: URI."""
-    return "".join(chr(b) if chr(b) in _UNRESERVED or chr(b) in safe else f"%{b:02X}" for b in text.encode())
+def ask(config: Config) -> Answer:
+    """Ask once; return an answer of status 200. Raises RotatorError, never retries.
+
+    If the token was in the way, the error says why; finding that out costs no other login.
+    """
+    try:
+        pin_path = token.pin_path(config.pin_file) if config.backend != "file" else ""
+        answer = fetch(config, pin_path)
+    except RotatorError as error:
+        if error.kind.name == "token_failed" and config.backend != "file":
+            raise token.diagnose(config, error) from None
+        raise
+    refusal = http_error(answer)
+    if refusal:
+        raise refusal
+    return answer
 
 
-def key_uri(config: Config, pin_path: str) -> str:
-    """Name the key in the token; the PIN only ever by the file that holds it."""
-    uri = f"pkcs11:token={_percent(config.label)};object={_percent(config.key_label)};type=private"
-    return f"{uri}?pin-source={_percent(pin_path, safe='/')}" if pin_path else uri
+def fetch(config: Config, pin_path: str) -> Answer:
+    """Ask once. `pin_path` is the file that holds the PIN, or empty. Raises RotatorError."""
+    backend.prepare_environment(config)
+    _check_files(config)
+    captured = backend.Captured()
+    try:
+        with captured:
+            backend.load(config)
+            return _transfer(config, pin_path)
+    except RotatorError as error:
+        reason = None
+        if config.backend != "file" and error.kind.name in _PERHAPS_TOKEN:
+            reason = backend.token_error(config, captured.log)
+        elif error.kind.name == "tls_server_untrusted" and _clock_behind(config):
+            reason = RotatorError("clock_wrong", f"before our own certificate's time: {error.detail}")
+        raise reason or error from None
 
 
 def _check_files(config: Config) -> None:
     """Say which file is missing; libcurl's own message would not."""
-    for path in (
-        config.certificate_file,
-        config.ca_file,
-        config.key_file if config.backend == "file" else config.ca_file,
-    ):
+    paths = [config.certificate_file, config.ca_file]
+    if config.backend == "file":
+        paths.append(config.key_file)
+    for path in paths:
         try:
             with open(path, "rb") as file:
                 empty = not file.read(1)
@@ -80,85 +109,34 @@ def _check_files(config: Config) -> None:
         raise RotatorError("module_missing", f"no file {config.module}")
 
 
-def _set_key(curl: pycurl.Curl, config: Config, pin: str) -> None:
-    """Set the options in which the backends differ."""
-    import pycurl
-
-    if config.backend == "file":
-        curl.setopt(pycurl.SSLKEY, config.key_file)
-        return
-    if config.backend == "engine":
-        backend.select_engine(curl)
-        curl.setopt(pycurl.SSLKEYTYPE, "ENG")
-    elif config.backend == "provider":
-        curl.setopt(pycurl.SSLKEYTYPE, "PROV")
-    curl.setopt(pycurl.SSLKEY, key_uri(config, pin))
-
-
-def _load_pycurl() -> None:
-    """Load pycurl without `collections`, a tenth of what a whole request costs.
-
-    It makes named tuples for two callbacks that we never set. Should it ever want more than that,
-    the next import, which is the one that counts, finds the real module.
-    """
-    if "collections" not in sys.modules:
-        stand_in = type(sys)("collections")
-        stand_in.namedtuple = lambda *_: tuple  # type: ignore[attr-defined]
-        sys.modules["collections"] = stand_in
-        try:
-            import pycurl  # noqa: F401
-        except Exception:
-            sys.modules.pop("pycurl", None)
-        finally:
-            del sys.modules["collections"]
-
-
-def fetch(config: Config, pin: str) -> Answer:
-    """Ask once. `pin` is the path of the PIN file or empty. Raises RotatorError, never retries."""
-    backend.prepare_environment(config)
-    _check_files(config)
-    captured = backend.Captured()
-    try:
-        with captured:
-            _load_pycurl()
-            backend.load(config)
-            return _transfer(config, pin)
-    except RotatorError as error:
-        reason = None
-        if config.backend != "file" and error.kind.name in _PERHAPS_TOKEN:
-            reason = backend.token_error(config, captured.log)
-        elif error.kind.name == "tls_server_untrusted" and _clock_behind(config):
-            reason = RotatorError("clock_wrong", f"before our own certificate's time: {error.detail}")
-        raise reason or error from None
-
-
 def _clock_behind(config: Config) -> bool:
     """Whether our clock is provably wrong; GnuTLS does not tell a future certificate from a false one."""
-    from edge_rotator import token
-
     try:
         return clock.read_clock().wall < token.certificate_validity(config.certificate_file)[0]
     except RotatorError:
         return False
 
 
-def _transfer(config: Config, pin: str) -> Answer:
+def _transfer(config: Config, pin_path: str) -> Answer:
     import pycurl
 
     body = bytearray()
     headers: dict[str, str] = {}
-    size = [0]
+    size = 0  # of body and headers
+
+    def too_much(data: bytes) -> bool:
+        nonlocal size
+        size += len(data)
+        return size > MAX_BODY
 
     def on_body(data: bytes) -> int | None:
-        if len(body) + len(data) > MAX_BODY:
-            size[0] = MAX_BODY + 1
+        if too_much(data):
             return 0  # makes libcurl give up
         body.extend(data)
         return None
 
     def on_header(line: bytes) -> int | None:
-        size[0] += len(line)
-        if size[0] > MAX_BODY:
+        if too_much(line):
             return 0
         name, colon, value = line.decode("latin-1").partition(":")
         if colon:
@@ -167,17 +145,17 @@ def _transfer(config: Config, pin: str) -> Answer:
 
     curl = pycurl.Curl()
     try:
-        _set_key(curl, config, pin)
+        backend.set_key(curl, config, pin_path)
         _set_request(curl, config)
         curl.setopt(pycurl.HEADERFUNCTION, on_header)
         curl.setopt(pycurl.WRITEFUNCTION, on_body)
         try:
             curl.perform()
         except pycurl.error as exc:
-            if size[0] > MAX_BODY:
-                detail = f"more than {MAX_BODY} bytes"
-                raise RotatorError("answer_oversized", detail) from None
-            raise transport_error(int(exc.args[0]), curl.errstr()) from None
+            if size > MAX_BODY:
+                raise RotatorError("answer_oversized", f"more than {MAX_BODY} bytes") from None
+            incomplete = curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD) > len(body)
+            raise transport_error(int(exc.args[0]), curl.errstr(), incomplete) from None
         status = curl.getinfo(pycurl.RESPONSE_CODE)
     finally:
         curl.close()
@@ -224,6 +202,8 @@ _CODES = {
     58: "token_failed",
     77: "file_unreadable",
 }
+# How OpenSSL and GnuTLS call a connection that was closed without a word.
+_CLOSED = ("unexpected eof", "non-properly terminated")
 # Alerts that are not about our certificate.
 _SERVERS_FAULT = (
     "alert internal error",
@@ -232,29 +212,39 @@ _SERVERS_FAULT = (
     "alert unrecognized name",
 )
 # libcurl's code -> (words in its message, class), the first that fits; else the class at the end.
+_HANDSHAKE = (
+    (_SERVERS_FAULT, "tls_failed"),
+    (("alert", "client certificate"), "tls_client_refused"),
+    (("private key", "x.509 key", "pkcs #11", "pkcs11"), "token_failed"),
+    (("reset", "syscall", "unexpected eof"), "connection_lost"),
+    (("",), "tls_failed"),
+)
+_SEND_OR_RECEIVE = (
+    (_SERVERS_FAULT, "tls_failed"),
+    (("alert",), "tls_client_refused"),
+    (("",), "connection_lost"),
+)
+_SERVER_CERTIFICATE = (
+    (("no alternative", "does not match", "subject name", "mismatch"), "tls_host_mismatch"),
+    (("not yet valid", "has expired", "expired", "not activated"), "clock_wrong"),
+    (("",), "tls_server_untrusted"),
+)
 _WORDS: dict[int, tuple[tuple[tuple[str, ...], str], ...]] = {
-    35: (
-        (_SERVERS_FAULT, "tls_failed"),
-        (("alert", "client certificate"), "tls_client_refused"),
-        (("private key", "x.509 key", "pkcs #11", "pkcs11"), "token_failed"),
-        (("reset", "syscall", "unexpected eof"), "connection_lost"),
-        (("",), "tls_failed"),
-    ),
-    55: ((_SERVERS_FAULT, "tls_failed"), (("alert",), "tls_client_refused"), (("",), "connection_lost")),
-    56: ((_SERVERS_FAULT, "tls_failed"), (("alert",), "tls_client_refused"), (("",), "connection_lost")),
-    60: (
-        (("no alternative", "does not match", "subject name", "mismatch"), "tls_host_mismatch"),
-        (("not yet valid", "has expired", "expired", "not activated"), "clock_wrong"),
-        (("",), "tls_server_untrusted"),
-    ),
+    35: _HANDSHAKE,
+    51: _SERVER_CERTIFICATE,
+    55: _SEND_OR_RECEIVE,
+    56: _SEND_OR_RECEIVE,
+    60: _SERVER_CERTIFICATE,
 }
-_WORDS[51] = _WORDS[60]
 
 
-def transport_error(code: int, message: str) -> RotatorError:
-    """Class of a transfer that libcurl ended with `code`."""
+def transport_error(code: int, message: str, incomplete: bool = False) -> RotatorError:
+    """Class of a transfer that libcurl ended with `code`; `incomplete`: within the answer's body."""
     text = message.lower()
     detail = f"{message[:_MAX_MESSAGE]} (libcurl {code})"
+    # Where libcurl 7.88 says 18, 8.14 gives what the TLS library said.
+    if incomplete and any(words in text for words in _CLOSED):
+        return RotatorError("answer_truncated", detail)
     for words, name in _WORDS.get(code, ()):
         if any(word in text for word in words):
             return RotatorError(name, detail)

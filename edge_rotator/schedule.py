@@ -1,12 +1,25 @@
-"""When the next rotation is due: pure functions of state, clocks and files."""
+"""When to run next: the file that says so, and the numbers that go into it.
+
+The rotator leaves `SECONDS FILE` in `next` beside the credentials, on tmpfs: the second of the boot
+clock at which it wants to run, and a file that has to exist until then. The unit's `ExecCondition=`
+reads it in sh; `is_due` is the same rule in Python. Whatever cannot be understood is due.
+"""
 
 from __future__ import annotations
 
-from edge_rotator.clock import Clock
-from edge_rotator.errors import KINDS, LATCH, PERMANENT, TRANSIENT
-from edge_rotator.files import Stat
-from edge_rotator.state import Failure, State
+import math
+import os
+import re
+import zlib
+from dataclasses import dataclass
 
+from edge_rotator.clock import Clock
+from edge_rotator.errors import KINDS, LATCH, PERMANENT, TRANSIENT, RotatorError
+from edge_rotator.files import read_regular, stat_of, write_atomic
+from edge_rotator.state import State
+
+FILE_NAME = "next"
+NEVER = 10**14  # s; more than any boot lasts
 FIRST_BACKOFF = 60.0  # s
 MAX_BACKOFF = 900.0  # s; also every permanent error's, which makes four attempts an hour
 MAX_RETRY_AFTER = 3600.0  # s; more than the provider would ever mean
@@ -15,35 +28,51 @@ BACKOFF_JITTER = 0.1  # added, so that it never shortens the wait
 LIFETIME_JITTER = 0.1  # of the life time, taken off
 CLOCK_STEP = 30.0  # s; less is the slewing of a time service
 
-NOTHING, RESTART, ROTATE = "nothing", "restart", "rotate"
+_NEXT = re.compile(rb"[ \t]*([0-9]{1,15})[ \t]+(/[^\n]*?)[ \t]*\n")
+_MAX_BYTES = 4096
 
 
-class Facts:
-    """What the file system says now; a stat is None where there is no such file."""
+@dataclass(frozen=True)
+class Next:
+    """What `next` says: a second of the boot clock, and the file that has to exist until then."""
 
-    __slots__ = ("credentials", "pin", "watched")
+    at: int
+    file: str
 
-    def __init__(self, credentials: Stat | None, pin: Stat | None, watched: dict[str, Stat | None]) -> None:
-        self.credentials = credentials
-        self.pin = pin
-        self.watched = watched
+    def due(self, boot: float) -> bool:
+        """Whether it is time, or the file is gone."""
+        return boot >= self.at or not os.path.exists(self.file)
 
 
-class Decision:
-    """What a tick has to do and why; `wait` (s) is how long until it should be asked again."""
+def read_next(directory: str) -> Next | None:
+    """Read `next`; None if there is none or it makes no sense."""
+    try:
+        found = _NEXT.match(read_regular(f"{directory}/{FILE_NAME}", _MAX_BYTES))
+    except OSError:
+        return None
+    return Next(int(found[1]), os.fsdecode(found[2])) if found else None
 
-    __slots__ = ("reason", "wait", "work")
 
-    def __init__(self, work: str, reason: str, wait: float = 0.0) -> None:
-        self.work = work
-        self.reason = reason
-        self.wait = wait
+def write_next(directory: str, at: float, file: str) -> None:
+    """Ask to be run at second `at` of the boot clock, or as soon as `file` is gone.
+
+    Raises `write_failed`: without this memory there must be no request.
+    """
+    path = f"{directory}/{FILE_NAME}"
+    try:
+        write_atomic(path, os.fsencode(f"{math.ceil(at)} {file}\n"), 0o640, durable=False)
+    except OSError as exc:
+        raise RotatorError("write_failed", f"{path}: {exc.strerror}") from None
+
+
+def is_due(directory: str, boot: float) -> bool:
+    """Whether the rotator has something to do."""
+    entry = read_next(directory)
+    return entry is None or entry.due(boot)
 
 
 def spread(name: str) -> float:
     """Give a number in [0, 1) fixed per name, so that a fleet started together spreads out."""
-    import zlib
-
     return zlib.crc32(name.encode()) / 2**32
 
 
@@ -70,11 +99,11 @@ def backoff(kind: str, count: int, lifetime: float, retry_after: float | None, j
     `lifetime` is the one expected: where it is short, so are the waits. `jitter` is in [0, 1).
     """
     retry = KINDS[kind].retry
-    if retry == PERMANENT:
-        delay = MAX_BACKOFF
-    elif retry == TRANSIENT:
+    if retry == TRANSIENT:
         first = min(FIRST_BACKOFF, lifetime / 15)
-        delay = min(first * 2 ** min(max(count, 1) - 1, 30), MAX_BACKOFF)
+        delay = min(first * 2.0 ** min(max(count, 1) - 1, 30), MAX_BACKOFF)
+    elif retry in (PERMANENT, LATCH):
+        delay = MAX_BACKOFF
     else:
         return 0.0
     if retry_after is not None:
@@ -82,88 +111,21 @@ def backoff(kind: str, count: int, lifetime: float, retry_after: float | None, j
     return delay * (1 + BACKOFF_JITTER * jitter)
 
 
-def _stepped(clock: Clock, wall: float, boot: float) -> bool:
-    return abs(clock.offset - (wall - boot)) > CLOCK_STEP
-
-
-def _wait_left(failure: Failure, clock: Clock) -> float:
-    """Seconds until the next attempt. A clock that went back between two boots makes it zero."""
-    if failure.boot_id and failure.boot_id == clock.boot_id:
-        passed = clock.boot - failure.boot
-    else:
-        passed = clock.wall - failure.wall
-    # Whatever the state claims, a wait has its bound.
-    delay = min(failure.delay, MAX_RETRY_AFTER * (1 + BACKOFF_JITTER))
-    return max(0.0, delay - passed) if passed >= 0 else 0.0
-
-
-def _lifted(failure: Failure, state: State, facts: Facts, clock: Clock) -> bool:
-    """Whether what the failure was about has been touched since."""
-    if KINDS[failure.kind].retry == PERMANENT:
-        return facts.watched != state.watched
-    # Another boot counts from elsewhere; what was set there shows in the wall clock alone.
-    same_boot = failure.boot_id == clock.boot_id
-    return failure.kind == "clock_wrong" and same_boot and _stepped(clock, failure.wall, failure.boot)
-
-
-def stepped_back(state: State, clock: Clock) -> bool:
-    """Whether the clock was set back in this boot since the last rotation."""
-    success = state.success
-    if not success or success.boot_id != clock.boot_id:
-        return False
-    return clock.offset < success.wall - success.boot - CLOCK_STEP
-
-
-def remaining(state: State, clock: Clock) -> float:
-    """Seconds that the credentials handed over in this boot still last by our word; else 0."""
-    success = state.success
-    if not success or success.boot_id != clock.boot_id:
+def stepped(state: State, clock: Clock) -> float:
+    """Seconds by which the clock was set since the last success of this boot; 0.0 for slewing."""
+    if not state.success:
         return 0.0
-    return max(0.0, min(success.usable, MAX_LIFETIME) - max(0.0, clock.boot - success.boot))
+    step = clock.offset - (state.success.wall - state.success.boot)
+    return step if abs(step) > CLOCK_STEP else 0.0
 
 
-def restart_pending(state: State, facts: Facts, mode: str, clock: Clock) -> bool:
-    """Whether Litestream has yet to be restarted with the environment file that is there."""
-    if mode != "environment" or not facts.credentials or facts.credentials == state.applied:
-        return False
-    return remaining(state, clock) > 0
-
-
-def latched(state: State, facts: Facts) -> bool:
+def latched(state: State, pin_file: str) -> bool:
     """Whether the token refused the PIN and the PIN file is still the same."""
-    return state.latched and facts.pin == state.pin
+    return state.latched and stat_of(pin_file) == state.pin
 
 
-def _wanted(state: State, facts: Facts, clock: Clock) -> Decision:
-    """Tell what the credentials' age alone asks for."""
-    success = state.success
-    if not success or not facts.credentials:
-        return Decision(ROTATE, "missing")
-    if not success.boot_id or success.boot_id != clock.boot_id:
-        return Decision(ROTATE, "boot")
-    if _stepped(clock, success.wall, success.boot):
-        return Decision(ROTATE, "clock_step")
-    # A new configuration, certificate or key is tried at once, while the old credentials still last.
-    if state.proven and state.proven != facts.watched:
-        return Decision(ROTATE, "configuration")
-    wait = success.due_after - (clock.boot - success.boot)
-    if wait <= 0 or wait > min(success.due_after, MAX_LIFETIME):
-        return Decision(ROTATE, "schedule")
-    return Decision(NOTHING, "fresh", wait)
-
-
-def decide(state: State, facts: Facts, clock: Clock, mode: str) -> Decision:
-    """Tell what this tick has to do."""
-    decision = _wanted(state, facts, clock)
-    if decision.work == ROTATE:
-        failure = state.failure
-        if latched(state, facts):
-            decision = Decision(NOTHING, "pin_latched", MAX_BACKOFF)
-        elif failure and KINDS[failure.kind].retry != LATCH:
-            wait = _wait_left(failure, clock)
-            lifted = _lifted(failure, state, facts, clock)
-            if wait > 0 and not lifted:
-                decision = Decision(NOTHING, "backoff", wait)
-    if decision.work == NOTHING and restart_pending(state, facts, mode, clock):
-        return Decision(RESTART, "restart_pending")
-    return decision
+def fetch_at(state: State) -> float:
+    """Second of the boot clock at which credentials are to be fetched again."""
+    if state.failure:
+        return state.failure.boot + state.failure.delay
+    return state.success.boot + state.success.due_after if state.success else 0.0

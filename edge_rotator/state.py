@@ -1,200 +1,154 @@
-"""What one run leaves for the next: outcome, back-off, PIN latch. Never a secret.
+"""What one run leaves for the next: last success, failure, PIN latch, counters. Never a secret.
 
-JSON in the state directory, replaced atomically. Anything unreadable in it is dropped, which at
-worst costs one early rotation. When the disk is full it goes beside the credentials (tmpfs), so
-that a full disk neither stops rotation nor makes every tick a request.
+JSON in the state directory, replaced whole. It is either understood or taken for a fresh one, which
+at worst costs one early rotation.
 """
 
 from __future__ import annotations
 
-import os
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
-from edge_rotator import quickjson
-from edge_rotator.errors import KINDS, RotatorError
-from edge_rotator.files import Stat, stat_of, write_atomic
+from edge_rotator.clock import Clock
+from edge_rotator.errors import KINDS
+from edge_rotator.files import Stat, read_regular, write_atomic
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-VERSION = 1
+VERSION = 2
 FILE_NAME = "state.json"
-_MAX_BYTES = 262144
+_MAX_BYTES = 65536
+_MAX_NUMBER = 6e10  # s; as a time it is the year 3871, which datetime can still show
 
 
+@dataclass
 class Success:
-    """The last rotation. `boot`, `boot_id` and `wall` say when; durations in seconds."""
+    """The last rotation: `wall` and `boot` say when; durations in seconds."""
 
-    __slots__ = ("boot", "boot_id", "due_after", "lifetime", "usable", "wall")
-
-    def __init__(
-        self,
-        wall: float,
-        boot: float,
-        boot_id: str,
-        lifetime: float,
-        usable: float,
-        due_after: float,
-    ) -> None:
-        self.wall = wall
-        self.boot = boot
-        self.boot_id = boot_id
-        self.lifetime = lifetime  # as the provider granted it
-        self.usable = usable  # as handed on: less the safety margin
-        self.due_after = due_after
+    wall: float
+    boot: float
+    lifetime: float  # as the provider granted it
+    usable: float  # as handed on: less the safety margin
+    due_after: float
 
 
+@dataclass
 class Failure:
     """The failed attempt that the next one waits for; `delay` (s) is how long."""
 
-    __slots__ = ("boot", "boot_id", "count", "delay", "detail", "kind", "wall")
-
-    def __init__(
-        self,
-        kind: str,
-        detail: str,
-        wall: float,
-        boot: float,
-        boot_id: str,
-        count: int,
-        delay: float,
-    ) -> None:
-        self.kind = kind
-        self.detail = detail
-        self.wall = wall
-        self.boot = boot
-        self.boot_id = boot_id
-        self.count = count
-        self.delay = delay
+    kind: str
+    detail: str
+    reason: str  # what the attempt was made for
+    wall: float
+    boot: float
+    count: int  # how many in a row
+    delay: float
 
 
+@dataclass
+class LastError:
+    """The last error of all, kept after recovery, for people."""
+
+    kind: str
+    detail: str
+    wall: float
+
+
+@dataclass
 class State:
     """Everything remembered. A fresh one makes a rotation due at once."""
 
-    def __init__(self) -> None:
-        self.sequence = 0
-        self.success: Success | None = None
-        self.failure: Failure | None = None
-        self.last_error: dict[str, Any] = {}  # kind, detail, wall: kept after recovery, for people
-        self.pin: Stat | None = None  # the PIN file as it was when the token refused it
-        self.latched = False
-        self.applied: Stat | None = None  # the environment file Litestream was last restarted with
-        self.watched: dict[str, Stat | None] = {}  # files whose change lifts a permanent error
-        self.proven: dict[str, Stat | None] = {}  # the same files, as they were at the last success
-        self.clock_skew = 0.0  # server's clock minus ours, at the last answer
-        self.attempts: dict[str, int] = {}  # by outcome: "rotated" or the error's name
-        self.config: dict[str, Any] = {}  # version, path, stat and values of the checked file
+    success: Success | None = None
+    failure: Failure | None = None
+    last_error: LastError | None = None
+    latched: bool = False  # the token refused the PIN
+    pin: Stat | None = None  # the PIN file as it was then
+    restart_pending: bool = False  # Litestream has yet to read the environment file
+    clock_skew: float = 0.0  # server's clock minus ours (s), at the last answer
+    attempts: dict[str, int] = field(default_factory=dict)  # by outcome: rotated, or the error
 
     def to_json(self) -> bytes:
         """Render for the file."""
-        data: dict[str, Any] = {"version": VERSION}
-        for key, value in vars(self).items():
-            if isinstance(value, Success | Failure):
-                value = {name: getattr(value, name) for name in value.__slots__}  # noqa: PLW2901
-            data[key] = value
-        return quickjson.dumps(data).encode() + b"\n"
+        return json.dumps({"version": VERSION, **asdict(self)}).encode() + b"\n"
+
+    def remaining(self, clock: Clock) -> float:
+        """Seconds that the credentials of the last success still last, if that was in this boot.
+
+        They lie on tmpfs: the caller has seen that they are there, and so that it was.
+        """
+        if not self.success or clock.boot < self.success.boot:
+            return 0.0
+        return max(0.0, self.success.usable - (clock.boot - self.success.boot))
 
 
 def _number(value: Any) -> bool:
-    """Whether it is a number a clock can show: no NaN, and nothing that overflows a float."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    return type(value) in (int, float) and abs(value) < _MAX_NUMBER
 
 
-def _is_stat(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(type(n) is int for n in value)
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MAX_NUMBER
 
 
-def _stats(value: Any) -> dict[str, Stat | None]:
-    if not isinstance(value, dict):
-        return {}
-    return {k: v for k, v in value.items() if v is None or _is_stat(v)}
+def _stat(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and len(value) == 3 and all(type(n) is int for n in value)
+    )
 
 
-def _record(cls: type[Any], value: Any, texts: tuple[str, ...]) -> Any:
-    """Build a Success or Failure from its fields, or None unless all are there and well typed."""
-    if not isinstance(value, dict) or value.keys() != set(cls.__slots__):
-        return None
-    for key, item in value.items():
-        if not (isinstance(item, str) if key in texts else _number(item)):
-            return None
-    return cls(**value)
+def _counters(value: Any) -> bool:
+    return isinstance(value, dict) and all(_count(number) for number in value.values())
+
+
+_CHECKS = {
+    "wall": _number,
+    "boot": _number,
+    "lifetime": _number,
+    "usable": _number,
+    "due_after": _number,
+    "delay": _number,
+    "clock_skew": _number,
+    "count": _count,
+    "kind": lambda value: isinstance(value, str) and value in KINDS,
+    "detail": lambda value: isinstance(value, str),
+    "reason": lambda value: isinstance(value, str),
+    "latched": lambda value: isinstance(value, bool),
+    "restart_pending": lambda value: isinstance(value, bool),
+    "pin": _stat,
+    "attempts": _counters,
+}
+_RECORDS: dict[str, type[Any]] = {"success": Success, "failure": Failure, "last_error": LastError}
+
+
+def _build(cls: type[Any], raw: dict[str, Any]) -> Any:
+    """Make a record of exactly its fields. Raises ValueError or TypeError."""
+    for each in fields(cls):
+        value = raw[each.name]
+        if each.name in _RECORDS:
+            raw[each.name] = None if value is None else _build(_RECORDS[each.name], value)
+        elif not _CHECKS[each.name](value):
+            raise ValueError(each.name)
+    return cls(**raw)
 
 
 def parse(data: bytes) -> State:
-    """Read a state; every part that is not as written by `to_json` is left at its default."""
-    state = State()
+    """Read a state; what is not as written by `to_json` is a fresh one."""
     try:
-        raw = quickjson.loads(data)
-    except (ValueError, RecursionError):
-        return state
-    if not isinstance(raw, dict) or raw.get("version") != VERSION:
-        return state
-    if type(raw.get("sequence")) is int:
-        state.sequence = raw["sequence"]
-    state.success = _record(Success, raw.get("success"), ("boot_id",))
-    state.failure = _record(Failure, raw.get("failure"), ("boot_id", "kind", "detail"))
-    if state.failure and (state.failure.kind not in KINDS or type(state.failure.count) is not int):
-        state.failure = None
-    last = raw.get("last_error")
-    if isinstance(last, dict) and last.get("kind") in KINDS and _number(last.get("wall")):
-        state.last_error = {
-            "kind": last["kind"],
-            "detail": str(last.get("detail")),
-            "wall": last["wall"],
-        }
-    state.pin = raw.get("pin") if _is_stat(raw.get("pin")) else None
-    state.latched = raw.get("latched") is True
-    state.applied = raw.get("applied") if _is_stat(raw.get("applied")) else None
-    state.watched = _stats(raw.get("watched"))
-    state.proven = _stats(raw.get("proven"))
-    if _number(raw.get("clock_skew")):
-        state.clock_skew = raw["clock_skew"]
-    attempts = raw.get("attempts")
-    if isinstance(attempts, dict):
-        state.attempts = {k: v for k, v in attempts.items() if type(v) is int and v > 0}
-    config = raw.get("config")
-    if isinstance(config, dict):
-        state.config = config
+        raw = json.loads(data)
+        if raw.pop("version") != VERSION:
+            return State()
+        state: State = _build(State, raw)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return State()
     return state
 
 
-def _read(path: str) -> State | None:
+def load(directory: str) -> State:
+    """Read the state, a fresh one if there is none that can be read."""
     try:
-        with open(path, "rb") as file:
-            return parse(file.read(_MAX_BYTES))
+        return parse(read_regular(f"{directory}/{FILE_NAME}", _MAX_BYTES))
     except OSError:
-        return None
+        return State()
 
 
-def load(directory: str, fallback: str = "") -> State:
-    """Read the newer of the two places; a fresh state if there is none."""
-    state = _read(f"{directory}/{FILE_NAME}")
-    spare = _read(f"{fallback}/{FILE_NAME}") if fallback else None
-    if spare and (not state or spare.sequence > state.sequence):
-        return spare
-    return state or State()
-
-
-def save(state: State, directory: str, fallback: str, durable: bool = True) -> None:
-    """Write to the state directory, else to `fallback`. Raises `state_failed` if neither works.
-
-    Without memory there must be no request: the caller gives up, so that nothing is hammered.
-    """
-    state.sequence += 1
-    data = state.to_json()
-    path, spare = f"{directory}/{FILE_NAME}", f"{fallback}/{FILE_NAME}"
-    try:
-        write_atomic(path, data, 0o640, durable=durable)
-    except OSError as first:
-        try:
-            write_atomic(spare, data, 0o640, durable=durable)
-        except OSError:
-            detail = f"{directory}: {first.strerror}"
-            raise RotatorError("state_failed", detail) from None
-        return
-    # Both may be one place.
-    if stat_of(spare) not in (None, stat_of(path)):
-        try:
-            os.unlink(spare)
-        except OSError:
-            return
+def save(state: State, directory: str, durable: bool = True) -> None:
+    """Write to the state directory. Raises OSError."""
+    write_atomic(f"{directory}/{FILE_NAME}", state.to_json(), 0o640, durable=durable)

@@ -6,18 +6,15 @@ import json
 import math
 import os
 import textwrap
+from typing import Any
 
-from edge_rotator import replication, rotation, schedule, token
+from edge_rotator import config as configuration
+from edge_rotator import files, replication, rotation, schedule, token
+from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
+from edge_rotator.config import Config
 from edge_rotator.errors import KINDS, RotatorError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from edge_rotator.config import Config
-    from edge_rotator.schedule import Facts
-    from edge_rotator.state import State
+from edge_rotator.state import LastError, State
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
 LEVELS = ("ok", "warning", "critical", "unknown")
@@ -45,15 +42,14 @@ def span(seconds: float) -> str:
 
 def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
     last, failure = state.last_error, state.failure
-    if failure and failure.kind == "interrupted" and failure.boot_id == clock.boot_id:
-        # A rotation that is under way looks like one that was interrupted.
-        failure = None if clock.boot - failure.boot < RUN_LIMIT else failure
+    if failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < RUN_LIMIT:
+        failure = None  # a rotation that is under way looks like one that was interrupted
     # What the next attempt waits for goes before what came after it, such as a restart that failed too.
     if failure:
-        last = {"kind": failure.kind, "detail": failure.detail, "wall": failure.wall}
+        last = LastError(failure.kind, failure.detail, failure.wall)
     if not last:
         return None
-    kind = KINDS[last["kind"]]
+    kind = KINDS[last.kind]
     current = (
         failure is not None
         or (kind.name == "restart_failed" and pending)
@@ -62,12 +58,33 @@ def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
     return {
         "class": kind.name,
         "exit_code": kind.exit_code,
-        "detail": last["detail"],
+        "detail": last.detail,
         "fix": kind.fix,
-        "at": format_iso(last["wall"]),
-        "age_s": max(0.0, clock.wall - last["wall"]),
+        "at": format_iso(last.wall),
+        "age_s": max(0.0, clock.wall - last.wall),
         "current": current,
     }
+
+
+def _next(config: Config, state: State, clock: Clock) -> tuple[float, str]:
+    """Seconds until the next run, and what it waits for or will do."""
+    entry = schedule.read_next(config.directory)
+    if entry is None or entry.due(clock.boot):
+        return 0.0, rotation.decide(config, state, entry, clock)[1]
+    if schedule.latched(state, config.pin_file):
+        reason = "pin_latched"
+    else:
+        reason = "backoff" if state.failure else "fresh"
+    return entry.at - clock.boot, reason
+
+
+def _databases(config: Config) -> dict[str, Any]:
+    fresh, why = replication.try_ages(config.litestream_socket)
+    databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
+    if not why:
+        unknown = [path for path in config.databases if path not in fresh]
+        databases.update({path: {"age_s": None, "known": False} for path in unknown})
+    return {"socket": config.litestream_socket, "error": why or None, "databases": databases}
 
 
 def _certificate(config: Config, clock: Clock) -> dict[str, Any]:
@@ -83,42 +100,37 @@ def _certificate(config: Config, clock: Clock) -> dict[str, Any]:
     }
 
 
-def collect(config: Config, state: State, facts: Facts, clock: Clock) -> dict[str, Any]:
+def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
     """Gather all that is known, without touching the token or the network."""
-    decision = schedule.decide(state, facts, clock, config.mode)
-    fresh, why = replication.try_ages(config.litestream_socket)
-    databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
-    if not why:
-        unknown = [path for path in config.databases if path not in fresh]
-        databases.update({path: {"age_s": None, "known": False} for path in unknown})
     success = state.success
-    left = schedule.remaining(state, clock) if facts.credentials else 0.0
-    pending = schedule.restart_pending(state, facts, config.mode, clock)
-    in_this_boot = success and success.boot_id == clock.boot_id and config.mode == "environment"
-    restarted = clock.boot - success.boot if success and in_this_boot else None
-    installed = (facts.watched.get(config.path) or [0, 0, 0])[1] / 1e9
+    present = os.path.exists(config.credentials_file)
+    wait, reason = _next(config, state, clock)
+    pending = rotation.restart_pending(config, state, clock)
+    restarted = None
+    if success and present and clock.boot >= success.boot and config.mode == "environment":
+        restarted = clock.boot - success.boot
+    installed = os.stat(config.path).st_mtime
     report: dict[str, Any] = {
         "thing": config.thing_name,
         "endpoint": config.endpoint,
         "role_alias": config.role_alias,
         "mode": config.mode,
-        "credentials": {"file": config.credentials_file, "remaining_s": left},
+        "credentials": {
+            "file": config.credentials_file,
+            "remaining_s": state.remaining(clock) if present else 0.0,
+        },
         "last_rotation": format_iso(success.wall) if success else None,
-        "next_attempt_in_s": decision.wait,
-        "next_reason": decision.reason,
+        "next_attempt_in_s": wait,
+        "next_reason": reason,
         "last_error": _error(state, clock, pending),
-        "pin_latched": schedule.latched(state, facts),
+        "pin_latched": schedule.latched(state, config.pin_file),
         "restart_pending": pending,
         "restarted_s_ago": restarted,
         "now": format_iso(clock.wall),
         "clock_set": clock.wall >= installed - CLOCK_SLACK,
         "clock_skew_s": -state.clock_skew,
         "attempts": state.attempts,
-        "replication": {
-            "socket": config.litestream_socket,
-            "error": why or None,
-            "databases": databases,
-        },
+        "replication": _databases(config),
         "certificate": _certificate(config, clock),
         "token": {
             "backend": config.backend,
@@ -243,7 +255,8 @@ def render(report: dict[str, Any]) -> str:
 def run(path: str, as_json: bool) -> int:
     """Print the report; return 0 ok, 1 warning, 2 critical, 3 unknown."""
     try:
-        config, state = rotation.load(path)
+        config = configuration.load(path)
+        files.become(config.user)
         # What cannot be read must not look like a device without credentials.
         if not os.access(config.state_directory, os.R_OK | os.X_OK):
             raise RotatorError("state_failed", f"cannot read {config.state_directory}: run as root")
@@ -251,6 +264,6 @@ def run(path: str, as_json: bool) -> int:
         unknown = {"level": "unknown", "exit_code": UNKNOWN, "problems": [error.detail]}
         print(json.dumps(unknown, indent=2) if as_json else f"status        unknown\n{error.detail}")
         return UNKNOWN
-    report = collect(config, state, rotation.gather(config), read_clock())
+    report = collect(config, states.load(config.state_directory), read_clock())
     print(json.dumps(report, indent=2) if as_json else render(report), end="\n" if as_json else "")
     return int(report["exit_code"])

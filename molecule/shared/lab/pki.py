@@ -76,6 +76,9 @@ def _server_certificate(pki: Path, name: str, authority: str, hosts: list[str]) 
             "basicConstraints=critical,CA:FALSE\n"
             "keyUsage=critical,digitalSignature\n"
             "extendedKeyUsage=serverAuth\n"
+            # Python 3.13 refuses a chain without these; OpenSSL adds them to the authority by itself.
+            "subjectKeyIdentifier=hash\n"
+            "authorityKeyIdentifier=keyid\n"
             f"subjectAltName={','.join(f'DNS:{host}' for host in hosts)}\n"
         )
         run(

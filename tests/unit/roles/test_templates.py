@@ -125,6 +125,62 @@ def test_timer_is_monotonic() -> None:
     assert "OnCalendar" not in text, "a device that boots in 1970 has to tick all the same"
 
 
+UNITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "edge-rotator.service": ("edge-rotator.service.j2", {"item": {"force": False}}),
+    "edge-rotator-force.service": ("edge-rotator.service.j2", {"item": {"force": True}}),
+    "edge-rotator-due.service": ("edge-rotator-due.service.j2", {}),
+    "edge-rotator-due.timer": ("edge-rotator-due.timer.j2", {}),
+    "edge-rotator-due.path": ("edge-rotator-due.path.j2", {}),
+    "edge-rotator-metrics.service": ("edge-rotator-metrics.service.j2", {}),
+    "edge-rotator-metrics.timer": ("edge-rotator-metrics.timer.j2", {}),
+}
+
+
+@pytest.mark.parametrize("delivery", ["process", "environment"])
+def test_units_are_what_systemd_understands(delivery: str, tmp_path: Path) -> None:
+    for name, (template, known) in UNITS.items():
+        text = render(
+            template,
+            edge_rotator_delivery=delivery,
+            edge_rotator_command="/bin/true",
+            edge_rotator_pin_file="/etc/edge-token/pin",
+            edge_rotator_metrics_file="/var/lib/node/x.prom",
+            **known,
+        )
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", *map(str, tmp_path.iterdir())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_condition_asks_before_every_rotation_but_a_forced_one() -> None:
+    due, forced = (render("edge-rotator.service.j2", item={"force": force}) for force in (False, True))
+    assert "next=/run/edge-rotator/next;" in due
+    assert "ExecCondition" not in forced
+    assert not re.search(r"^ProcSubset", due, re.MULTILINE), "it would hide /proc/uptime from the condition"
+
+
+def test_what_rotation_depends_on_is_watched() -> None:
+    with_pin = render("edge-rotator-due.path.j2", edge_rotator_pin_file="/etc/edge-token/pin").splitlines()
+    key_file = render(
+        "edge-rotator-due.path.j2", edge_rotator_backend="file", edge_rotator_key_file="/etc/k.pem"
+    ).splitlines()
+    common = {
+        "PathChanged=/etc/edge-rotator/config.toml",
+        "PathChanged=/etc/edge-identity/device.crt",
+        "PathChanged=/etc/edge-identity/ca-bundle.pem",
+    }
+    watched = [{line for line in lines if line.startswith("Path")} for lines in (with_pin, key_file)]
+    assert watched == [
+        common | {"PathChanged=/etc/edge-token/pin"},
+        common | {"PathChanged=/etc/k.pem"},
+    ]
+
+
 def test_pins_and_lock_name_one_version() -> None:
     pins = yaml.safe_load((ROOT / "files/litestream-checksums.yml").read_text())["litestream_checksums"]
     newest = list(pins)[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from faultserver import FaultServer
 from pki import Authority, key_pem
 
-from edge_rotator import cli, clock, rotation
+from edge_rotator import cli, clock, metrics, replication, rotation, status
 
 ROOT = Path(__file__).parents[3]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
@@ -123,6 +124,15 @@ class Device:
         self.certificate.write_bytes(authority.sign(THING, key.public_key()))
         self.configure(provider={"backend": "file"}, token={"key_file": str(self.root / "etc/device.key")})
 
+    @property
+    def next(self) -> Path:
+        """The file that says when to run next."""
+        return self.root / "run/next"
+
+    def touched(self) -> None:
+        """Do what edge-rotator-due.service does when a file was changed or the clock was set."""
+        self.next.unlink(missing_ok=True)
+
     def tick(self, *arguments: str) -> int:
         """Run the command in this process; return its exit code."""
         return cli.main(["--config", str(self.config), *(arguments or ("rotate",))])
@@ -138,7 +148,7 @@ class Device:
         return subprocess.run(
             [sys.executable, "-IS", "-c", code, str(ROOT), library]
             + ["--config", str(self.config), *arguments],
-            env={"PATH": "/usr/bin:/bin", "STATE_DIRECTORY": f"{self.root}/state"} | (env or {}),
+            env={"PATH": "/usr/bin:/bin"} | (env or {}),
             capture_output=True,
             text=True,
             timeout=60,
@@ -192,11 +202,22 @@ def server(pki: tuple[Authority, Authority, Path]) -> Iterator[FaultServer]:
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def enrolled(tmp_path_factory: pytest.TempPathFactory, pki: tuple[Authority, Authority, Path]) -> Device:
+    """The device whose token and certificate all others copy: enrolling takes half a second."""
+    made = Device(tmp_path_factory.mktemp("enrolled"), "localhost", pki[0].path)
+    made.enroll(pki[1])
+    return made
+
+
 @pytest.fixture
-def device(tmp_path: Path, server: FaultServer, pki: tuple[Authority, Authority, Path]) -> Device:
+def device(
+    tmp_path: Path, server: FaultServer, pki: tuple[Authority, Authority, Path], enrolled: Device
+) -> Device:
     made = Device(tmp_path, server.endpoint, pki[0].path)
     made.server = server
-    made.enroll(pki[1])
+    shutil.copytree(enrolled.root / "tokens", tmp_path / "tokens", dirs_exist_ok=True)
+    shutil.copy(enrolled.certificate, made.certificate)
     return made
 
 
@@ -206,28 +227,32 @@ class Time:
     def __init__(self) -> None:
         self.wall = time.time()
         self.boot = 1000.0
-        self.boot_id = "boot-1"
         self.server = 0.0  # what the server's clock is ahead of ours
 
     def advance(self, seconds: float) -> None:
         self.wall += seconds
         self.boot += seconds
 
-    def reboot(self) -> None:
-        """Power off and on again at once."""
+    def reboot(self, device: Device) -> None:
+        """Power off and on again at once: what is on tmpfs is gone."""
         self.boot = 10.0
-        self.boot_id = f"boot-{int(self.boot_id[5:]) + 1}"
+        for path in (device.root / "run").iterdir():
+            path.unlink()
+
+    def rule(self, patch: pytest.MonkeyPatch) -> None:
+        """Be the clock of the package."""
+        for module in (clock, cli, rotation, replication, metrics, status):
+            patch.setattr(module, "read_clock", self.read)
 
     def read(self) -> clock.Clock:
-        return clock.Clock(self.wall, self.boot, self.boot_id)
+        return clock.Clock(self.wall, self.boot)
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> Time:
     """Take the clocks over, the server's too."""
     made = Time()
-    monkeypatch.setattr(clock, "read_clock", made.read)
-    monkeypatch.setattr(rotation, "read_clock", made.read)
+    made.rule(monkeypatch)
     server.now = lambda: made.wall + made.server
     return made
 
@@ -238,11 +263,9 @@ def local(
     server: FaultServer,
     pki: tuple[Authority, Authority, Path],
     world: Time,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Device:
     """A device with a key file and a clock of ours, to be run in this process."""
     made = Device(tmp_path, server.endpoint, pki[0].path)
     made.server = server
     made.use_key_file(pki[1])
-    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state")
     return made

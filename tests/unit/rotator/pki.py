@@ -11,6 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DAY = datetime.timedelta(days=1)
+_USES = (
+    "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
+    "decipher_only",
+)  # fmt: skip
+_NONE = dict.fromkeys(_USES, False)
+CA_USAGE = x509.KeyUsage(digital_signature=False, key_cert_sign=True, crl_sign=True, **_NONE)
+SIGNING_USAGE = x509.KeyUsage(digital_signature=True, key_cert_sign=False, crl_sign=False, **_NONE)
 
 
 def _name(common: str) -> x509.Name:
@@ -50,6 +57,12 @@ class Authority:
             .not_valid_before(start)
             .not_valid_after(start + days * DAY)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            # Python 3.13 refuses a chain without these identifiers, and a CA without its key usage.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
+            .add_extension(CA_USAGE if ca else SIGNING_USAGE, critical=True)
         )
         if names:
             alternative = x509.SubjectAlternativeName([x509.DNSName(n) for n in names])

@@ -49,11 +49,11 @@ def test_key_file_is_told_of(local: Device, capsys: pytest.CaptureFixture[str]) 
     assert (told["backend"], told["key_file"]) == ("file", str(local.root / "etc/device.key"))
 
 
-@pytest.mark.parametrize("name", ["provider", "gnutls"])
+@pytest.mark.parametrize("name", ["pkcs11-provider", "gnutls"])
 def test_what_this_libcurl_cannot_do(device: Device, name: str) -> None:
     """The pycurl of this host is built against OpenSSL, with a libcurl that knows no provider."""
     library, version, _ = backend.describe()
-    if name == "provider" and version >= (8, 12):
+    if name == "pkcs11-provider" and version >= (8, 12):
         pytest.skip(f"libcurl {version} can do it, with {library}")
     device.configure(provider={"backend": name})
     done = device.run("rotate")
@@ -79,7 +79,7 @@ def _config(device: Device, name: str) -> Config:
     return configuration.load(str(device.config))
 
 
-@pytest.mark.parametrize("name", ["engine", "provider", "gnutls", "file"])
+@pytest.mark.parametrize("name", ["engine", "pkcs11-provider", "gnutls", "file"])
 def test_wheel_is_refused_in_one_sentence(
     local: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
@@ -95,7 +95,7 @@ def test_wheel_is_refused_in_one_sentence(
     [
         ("engine", "GnuTLS/3.7.9", 0x075801, "engine needs OpenSSL, pycurl has GnuTLS"),
         ("gnutls", "OpenSSL/3.0", 0x075801, "gnutls needs GnuTLS, pycurl has OpenSSL"),
-        ("provider", "OpenSSL/3.0", 0x080B01, "provider needs libcurl 8.12, here is 8.11"),
+        ("pkcs11-provider", "OpenSSL/3.0", 0x080B01, "provider needs libcurl 8.12, here is 8.11"),
         ("engine", "", 0x080C00, "pycurl has none"),
     ],
 )
@@ -127,7 +127,7 @@ def test_provider_that_is_not_installed(
     if list(Path("/usr/lib").glob("*/ossl-modules/pkcs11.so")):
         pytest.skip("pkcs11-provider is installed")
     with pytest.raises(RotatorError, match="install pkcs11-provider"):
-        backend.load(_config(local, "provider"))
+        backend.load(_config(local, "pkcs11-provider"))
 
 
 # As GnuTLS 3.7.9 and 3.8.9 and pkcs11-provider 1.0 write it.
@@ -136,9 +136,9 @@ LOGS = [
     ("gnutls", b"gnutls[3]: p11: Login result = The PIN is locked (164)\n", "pin_locked"),
     ("gnutls", b"gnutls[2]: p11: Login result = ok (0)\n", None),
     ("gnutls", b"gnutls[3]: p11: Login result = Device error (48)\n", "token_failed"),
-    ("provider", b"p11prov_Login(): Error 160 returned by C_Login\n", "pin_refused"),
-    ("provider", b"p11prov_Login(): Error 164 returned by C_Login\n", "pin_locked"),
-    ("provider", b"p11prov_OpenSession(): Error 225 returned by C_OpenSession\n", None),
+    ("pkcs11-provider", b"p11prov_Login(): Error 160 returned by C_Login\n", "pin_refused"),
+    ("pkcs11-provider", b"p11prov_Login(): Error 164 returned by C_Login\n", "pin_locked"),
+    ("pkcs11-provider", b"p11prov_OpenSession(): Error 225 returned by C_OpenSession\n", None),
     ("engine", b"Login to token failed\n", None),
 ]
 

@@ -7,10 +7,11 @@ import os
 import pytest
 from conftest import Device
 
-from edge_rotator import cli, rotation, usage
+from edge_rotator import cli, files, rotation
+from edge_rotator import config as configuration
 from edge_rotator.errors import KINDS
 
-COMMANDS = ["", "rotate", "due", "status", "doctor", "csr"]
+COMMANDS = ["", "rotate", "due", "status", "metrics", "doctor", "csr"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -34,7 +35,7 @@ def test_every_exit_code_is_in_a_documented_range() -> None:
     assert len(set(codes)) == len(codes)
     assert set(codes) <= set(ranges)
     for words in ("10-15 network", "30-36 the", "60-69 pycurl", "70-74 handing over", "75 another"):
-        assert words in usage._TOP_END.replace("\n", " ")
+        assert words in cli._TOP_END.replace("\n", " ")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["rotate", "--nonsense"], ["due", "x"]])
@@ -57,7 +58,7 @@ def test_fault_of_ours_names_its_place_and_nothing_else(
     assert "error=internal_error" in text
     assert "LookupError at test_cli.py:" in text
     assert "canary" not in text and "Traceback" not in text
-    monkeypatch.setattr(rotation, "due", fault)
+    monkeypatch.setattr(configuration, "load", fault)
     assert cli.main(["due"]) == 0, "what cannot be told is work for rotate, which says why"
     assert capsys.readouterr().err == ""
 
@@ -78,7 +79,7 @@ def test_dry_run_stores_nothing(local: Device, capsys: pytest.CaptureFixture[str
 
 
 def test_busy_tick_is_no_error(local: Device, capsys: pytest.CaptureFixture[str]) -> None:
-    held = rotation.lock(str(local.root / "state"), patient=False)
+    held = files.lock(str(local.root / "state"), patient=False)
     try:
         assert local.tick() == 0
         assert "event=skipped" in capsys.readouterr().err
@@ -94,3 +95,34 @@ def test_priority_for_the_journal(
     local.server.stop()
     assert local.tick() == 11
     assert capsys.readouterr().err.startswith("<3>event=failed error=connect ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("command", ["due", "status", "metrics"])
+def test_root_reads_as_the_services_user_what_that_user_may_write(command: str, device: Device) -> None:
+    """A token's, a state's or a socket's path is that user's to exchange."""
+    device.configure(
+        service={"user": "nobody", "metrics_file": f"{device.root}/run/edge_rotator.prom"},
+        delivery={"litestream_socket": ""},
+    )
+    (device.root / "run").chmod(0o700)
+    (device.root / "state").chmod(0o700)
+    done = device.run(command)
+    assert done.returncode == {"due": 0, "status": 3, "metrics": 70}[command], done
+    assert not (device.root / "run/edge_rotator.prom").exists()
+
+
+def test_due_changes_nothing(local: Device) -> None:
+    def everything() -> list[tuple[str, int, int]]:
+        found = [(path, path.lstat()) for path in sorted(local.root.rglob("*"))]
+        return [(str(path), stat.st_mtime_ns, stat.st_ino) for path, stat in found]
+
+    assert local.tick("due") == 0
+    before = everything()
+    for code, change in ((0, None), (1, local.tick)):
+        if change:
+            assert change() == 0
+            before = everything()
+        assert local.tick("due") == code
+        assert local.tick("status", "--json") in (0, 1, 2)
+        assert everything() == before

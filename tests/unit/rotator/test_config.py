@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,8 @@ def test_defaults(tmp_path: Path) -> None:
         ("provider", "endpoint", "x" * 254, "must be a host name"),
         ("provider", "endpoint", None, "provider.endpoint = None"),
         ("provider", "role_alias", "a b", "1 to 128 of"),
-        ("provider", "backend", "magic", "one of engine, gnutls, provider, file"),
+        ("provider", "backend", "magic", "one of engine, gnutls, pkcs11-provider, file"),
+        ("provider", "backend", "provider", "'provider': must be written 'pkcs11-provider' now"),
         ("provider", "timeout", "30", "seconds from 0.1 to 600"),
         ("provider", "timeout", True, "seconds from 0.1 to 600"),
         ("provider", "timeout", 601, "seconds from 0.1 to 600"),
@@ -68,6 +68,7 @@ def test_defaults(tmp_path: Path) -> None:
         ("delivery", "mode", "magic", "one of process, environment"),
         ("delivery", "restart_command", "reboot", "a list: a program's absolute path"),
         ("delivery", "restart_command", ["reboot"], "a program's absolute path"),
+        ("delivery", "databases", ["/a", "b"], "absolute paths"),
         ("delivery", "databases", [1], "absolute paths"),
         ("delivery", "databases", ["/a", "/a"], "without duplicates"),
         ("service", "user", "Root!", "a user's name"),
@@ -103,14 +104,3 @@ def test_unreadable(content: bytes | None, words: str, tmp_path: Path) -> None:
         path.write_bytes(content)
     with pytest.raises(RotatorError, match=words):
         configuration.load(str(path))
-
-
-def test_cached_values(tmp_path: Path) -> None:
-    made = load(tmp_path, good())
-    kept = json.loads(json.dumps(configuration.values(made)))
-    again = configuration.restore(made.path, kept)
-    assert again and vars(again) == vars(made)
-    assert configuration.restore(made.path, kept | {"more": 1}) is None
-    assert configuration.restore(made.path, kept | {"timeout": "30"}) is None
-    del kept["region"]
-    assert configuration.restore(made.path, kept) is None

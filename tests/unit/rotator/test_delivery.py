@@ -1,21 +1,138 @@
-"""Handing over: the file, the restart, the nudge."""
+"""Parsing, checking, rendering and writing credentials."""
 
 from __future__ import annotations
 
 import grp
 import json
 import os
-import select
 import stat
-import time
 from pathlib import Path
 
 import pytest
 
 from edge_rotator import delivery
 from edge_rotator.config import Config
-from edge_rotator.credentials import Credentials
+from edge_rotator.delivery import Credentials
 from edge_rotator.errors import RotatorError
+
+GOOD = {
+    "accessKeyId": "ASIA!",
+    "secretAccessKey": "canary-secret~",
+    "sessionToken": "canary-token==",
+    "expiration": "2018-01-18T09:18:06Z",
+}
+EXPIRATION = 1516267086
+
+
+def body(**changes: object) -> bytes:
+    inner = {k: v for k, v in {**GOOD, **changes}.items() if v is not None}
+    return json.dumps({"credentials": inner}).encode()
+
+
+def refused(data: bytes) -> RotatorError:
+    with pytest.raises(RotatorError) as caught:
+        delivery.parse(data)
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+def test_parse() -> None:
+    parsed = delivery.parse(body())
+    assert parsed.access_key_id == GOOD["accessKeyId"]
+    assert parsed.secret_access_key == GOOD["secretAccessKey"]
+    assert parsed.session_token == GOOD["sessionToken"]
+    assert parsed.expiration == EXPIRATION
+    assert delivery.parse(b" \r\n" + body(extra=[1, {"a": None}]) + b"\n").expiration == EXPIRATION
+
+
+@pytest.mark.parametrize("key", GOOD)
+@pytest.mark.parametrize("value", [None, "", 7, [], {}, True])
+def test_a_field_that_is_missing(key: str, value: object) -> None:
+    error = refused(body(**{key: value}))
+    assert error.kind.name == "answer_field_missing"
+    assert error.detail == f"no text in credentials.{key}"
+
+
+@pytest.mark.parametrize("key", GOOD)
+@pytest.mark.parametrize("character", ["\x00", "\n", "\x1f", " ", "\x7f", "é", "\u2028", "\ud800"])
+def test_a_character_no_credential_has(key: str, character: str) -> None:
+    error = refused(body(**{key: f"canary{character}"}))
+    assert error.kind.name == "answer_control_character"
+    assert error.detail == f"in credentials.{key}"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "detail"),
+    [
+        (b"", "answer_not_json", "0 bytes"),
+        (b"canary", "answer_not_json", "6 bytes"),
+        (b"[" * 100000, "answer_not_json", "100000 bytes"),
+        (b"[]", "answer_field_missing", "no object `credentials`"),
+        (b"null", "answer_field_missing", "no object `credentials`"),
+        (b"{}", "answer_field_missing", "no object `credentials`"),
+        (b'{"credentials": ["canary"]}', "answer_field_missing", "no object `credentials`"),
+        (
+            body(expiration="canary"),
+            "answer_field_missing",
+            "credentials.expiration is no UTC time",
+        ),
+    ],
+)
+def test_what_is_no_answer(data: bytes, kind: str, detail: str) -> None:
+    error = refused(data)
+    assert (error.kind.name, error.detail) == (kind, detail)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "expected", "held", "kind", "detail"),
+    [
+        (0, 900, 0, "answer_expired", "0 s ago by the provider's clock"),
+        (-90.0, 900, 0, "answer_expired", "90 s ago by the provider's clock"),
+        (89.9, 900, 0, "answer_short_lived", "90 s, 900 s expected"),
+        (90.0, 900, 0, "", ""),
+        (0.5, 5, 0, "", ""),
+        (900, 900, 900, "", ""),
+        (899, 900, 899.5, "answer_short_lived", "899 s, those held last 900 s"),
+        (43200, 900, 43199, "", ""),
+    ],
+)
+def test_check_lifetime(lifetime: float, expected: float, held: float, kind: str, detail: str) -> None:
+    if not kind:
+        delivery.check_lifetime(lifetime, expected, held)
+        return
+    with pytest.raises(RotatorError) as caught:
+        delivery.check_lifetime(lifetime, expected, held)
+    assert (caught.value.kind.name, caught.value.detail) == (kind, detail)
+
+
+def test_process_json() -> None:
+    text = delivery.process_json(delivery.parse(body()), EXPIRATION + 0.9)
+    assert text.endswith(b"}\n")
+    assert json.loads(text) == {
+        "Version": 1,
+        "AccessKeyId": GOOD["accessKeyId"],
+        "SecretAccessKey": GOOD["secretAccessKey"],
+        "SessionToken": GOOD["sessionToken"],
+        "Expiration": GOOD["expiration"],
+    }
+
+
+def test_environment_file() -> None:
+    made = Credentials('A"B', "C\\D$E`F", "GX==", EXPIRATION)
+    assert delivery.environment_file(made, "eu-central-1").decode().splitlines() == [
+        'AWS_ACCESS_KEY_ID="A\\"B"',
+        'AWS_SECRET_ACCESS_KEY="C\\\\D\\$E\\`F"',
+        'AWS_SESSION_TOKEN="GX=="',
+        'AWS_DEFAULT_REGION="eu-central-1"',
+    ]
+    assert delivery.environment_file(made, "eu-central-1").endswith(b'"\n')
+
+
+def test_repr_tells_no_secret() -> None:
+    made = delivery.parse(body())
+    assert repr(made) == str(made) == f"Credentials(expiration={EXPIRATION}.0)"
+
 
 MADE = Credentials("AKID", "canary-secret", "canary-token", 0)
 
@@ -32,12 +149,6 @@ def config(tmp_path: Path) -> Config:
     made.databases = []
     made.litestream_socket = ""
     return made
-
-
-def script(path: Path, text: str) -> list[str]:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return [str(path)]
 
 
 def test_process_mode(config: Config) -> None:
@@ -80,131 +191,3 @@ def test_directory_missing(config: Config) -> None:
     assert caught.value.kind.name == "write_failed"
     assert caught.value.detail == f"{config.credentials_file}: No such file or directory"
     assert caught.value.__suppress_context__
-
-
-def test_run_gives_the_exit_code(tmp_path: Path) -> None:
-    assert delivery.run(script(tmp_path / "a", "exit 0"), 5) == 0
-    assert delivery.run(script(tmp_path / "b", "exit 7"), 5) == 7
-    assert delivery.run(script(tmp_path / "c", "kill -15 $$"), 5) == 143
-    assert delivery.run([str(tmp_path / "none")], 5) == 127
-
-
-def test_run_gives_arguments_and_a_bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANARY", "secret")
-    command = script(tmp_path / "a", f'echo "$@" > {tmp_path}/arguments; env > {tmp_path}/env')
-    assert delivery.run([*command, "x y", "z"], 5) == 0
-    assert (tmp_path / "arguments").read_text() == "x y z\n"
-    names = {line.split("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
-    assert names == {"PATH", "LC_ALL", "PWD"}
-    assert "PATH=/usr/sbin:/usr/bin:/sbin:/bin\n" in (tmp_path / "env").read_text()
-    assert "LC_ALL=C.UTF-8\n" in (tmp_path / "env").read_text()
-
-
-def test_run_kills_what_takes_too_long(tmp_path: Path) -> None:
-    start = time.monotonic()
-    assert delivery.run(script(tmp_path / "a", "exec sleep 20"), 0.2) == 137
-    assert 0.2 <= time.monotonic() - start < 5
-
-
-def test_run_waits_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-
-    class Poll:
-        def register(self, handle: int) -> None:
-            pass
-
-        def poll(self, milliseconds: float) -> list[int]:
-            waited.append(milliseconds)
-            return [1]
-
-    monkeypatch.setattr(select, "poll", Poll)
-    assert delivery.run(script(tmp_path / "a", "exit 0"), 2.5) == 0
-    assert waited == [2500]
-
-
-def test_run_leaves_alone_what_it_may_not_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
-
-    def refused(pid: int, number: int) -> None:
-        asked.append((pid, number))
-        raise PermissionError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "kill", refused)
-        assert delivery.run(script(tmp_path / "a", "exec sleep 20"), 0.1) == 137
-    assert [number for _, number in asked] == [9]
-    os.kill(asked[0][0], 9)
-    os.waitpid(asked[0][0], 0)
-
-
-def test_run_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(3):
-        delivery.run(script(tmp_path / "a", "exit 0"), 5)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_restart(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[list[str], float]] = []
-    codes = [0, 5]
-
-    def run(command: list[str], timeout: float) -> int:
-        seen.append((command, timeout))
-        return codes.pop(0)
-
-    monkeypatch.setattr(delivery, "run", run)
-    config.restart_command = ["/bin/restart", "litestream.service"]
-    delivery.restart(config)
-    with pytest.raises(RotatorError) as caught:
-        delivery.restart(config)
-    assert caught.value.kind.name == "restart_failed"
-    assert caught.value.detail == "exit code 5 of /bin/restart litestream.service"
-    assert seen == [(["/bin/restart", "litestream.service"], 240.0)] * 2
-
-
-def test_request_restart(config: Config) -> None:
-    """A file that is replaced, for a path unit sees only that; not kept from one boot to the next."""
-    request = Path(config.directory) / "restart-litestream"
-    delivery.request_restart(config)
-    before = request.stat()
-    assert (request.read_bytes(), before.st_mode & 0o7777) == (b"", 0o640)
-    delivery.request_restart(config)
-    assert request.stat().st_ino != before.st_ino
-    config.directory = "/nowhere"
-    with pytest.raises(RotatorError) as caught:
-        delivery.request_restart(config)
-    assert caught.value.kind.name == "write_failed"
-    assert caught.value.detail == "/nowhere/restart-litestream: No such file or directory"
-
-
-def test_request_restart_spares_the_flash(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
-    monkeypatch.setattr(os, "fsync", seen.append)
-    delivery.request_restart(config)
-    assert seen == []
-
-
-def test_nudge(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[list[str], float]] = []
-
-    def run(command: list[str], timeout: float) -> int:
-        seen.append((command, timeout))
-        return {"/a.db": 0, "/b.db": 1, "/c.db": 137}[command[-1]]
-
-    monkeypatch.setattr(delivery, "run", run)
-    assert delivery.nudge(config) is None
-    config.databases = ["/a.db"]
-    assert delivery.nudge(config) is None
-    config.sync_command = ["/bin/sync", "-wait"]
-    config.databases = []
-    assert delivery.nudge(config) is None
-    config.databases = ["/a.db", "/b.db", "/c.db"]
-    config.litestream_socket = str(tmp_path / "socket")
-    assert delivery.nudge(config) is None
-    assert seen == []
-    (tmp_path / "socket").touch()
-    assert delivery.nudge(config) == 2
-    assert seen == [(["/bin/sync", "-wait", path], 60.0) for path in config.databases]
-    config.litestream_socket = ""
-    config.databases = ["/a.db"]
-    assert delivery.nudge(config) == 0

@@ -18,7 +18,7 @@ from conftest import Device
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor
+from edge_rotator import clock, doctor, rotation
 from edge_rotator import config as configuration
 from edge_rotator.errors import KINDS, RotatorError
 
@@ -206,7 +206,7 @@ def test_key_file(config: configuration.Config, pki: Pki) -> None:
 
 def test_clock(config: configuration.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def at(wall: float) -> None:
-        monkeypatch.setattr(doctor, "read_clock", lambda: clock.Clock(wall, 1.0, "b"))
+        monkeypatch.setattr(doctor, "read_clock", lambda: clock.Clock(wall, 1.0))
 
     at(time.time())
     assert "nothing speaks against it" in doctor._clock(config)
@@ -250,7 +250,7 @@ def test_s3_over_tls(
     unit = f"AWS_REGION=x SSL_CERT_FILE={pki[0].path}\n"
     monkeypatch.setattr(doctor, "_output", lambda command: (0, unit))
     local.server.context.verify_mode = ssl.CERT_NONE
-    assert "answers 200 to nobody" in doctor._s3(config)
+    assert "answers 200 to a request without a signature" in doctor._s3(config)
     monkeypatch.setattr(doctor, "_output", lambda command: (1, ""))
     assert kind(lambda: doctor._s3(config)) == "tls_server_untrusted"
 
@@ -269,7 +269,7 @@ def test_tls_to_the_endpoint(config: configuration.Config, local: Device, pki: P
     config.ca_file = "/nowhere"
     assert kind(lambda: doctor._tls(config)) == "file_unreadable"
     assert kind(lambda: doctor._resolve("no-such-host.invalid", 443)) == "dns"
-    assert kind(lambda: str(doctor._connect("localhost", 1, None, 1.0))) == "connect"
+    assert kind(lambda: str(doctor._connect_tls("localhost", 1, None, 1.0))) == "connect"
 
 
 def test_an_endpoint_that_wants_our_certificate_first(config: configuration.Config, local: Device) -> None:
@@ -294,7 +294,7 @@ def test_what_is_no_tls(config: configuration.Config, tmp_path: Path) -> None:
                     time.sleep(0.5)
 
             threading.Thread(target=serve, daemon=True).start()
-            assert kind(lambda: str(doctor._connect("localhost", port, None, 0.3))) == expected  # noqa: B023
+            assert kind(lambda: str(doctor._connect_tls("localhost", port, None, 0.3))) == expected  # noqa: B023
     yml.write_text("endpoint: http://localhost:1\n")
     assert kind(lambda: doctor._s3(config)) == "connect"
     yml.unlink()
@@ -328,22 +328,22 @@ def test_litestream(config: configuration.Config, tmp_path: Path, answer: bytes,
 
 
 def test_handing_over(config: configuration.Config, local: Device) -> None:
-    assert "is ours" in doctor._handing_over(config)
+    assert "is ours" in doctor._delivery(config)
     config.sync_command = ["/nowhere/litestream", "sync"]
-    assert kind(lambda: doctor._handing_over(config)) == "write_failed"
+    assert kind(lambda: doctor._delivery(config)) == "write_failed"
     config.mode = "environment"
-    assert "can be run" in doctor._handing_over(config)
+    assert "can be run" in doctor._delivery(config)
     config.restart_command = ["/nowhere/restart"]
-    assert kind(lambda: doctor._handing_over(config)) == "restart_failed"
+    assert kind(lambda: doctor._delivery(config)) == "restart_failed"
     sudo = local.root / "bin/sudo"
     config.restart_command = [str(sudo), "-n", "/usr/bin/systemctl", "restart", "litestream.service"]
     log = local.fake("sudo")
-    assert "sudo allows: /usr/bin/systemctl restart litestream.service" in doctor._handing_over(config)
+    assert "sudo allows: /usr/bin/systemctl restart litestream.service" in doctor._delivery(config)
     assert "-l /usr/bin/systemctl restart litestream.service" in log.read_text()
     local.fake("sudo", code=1)
-    assert kind(lambda: doctor._handing_over(config)) == "restart_failed"
+    assert kind(lambda: doctor._delivery(config)) == "restart_failed"
     config.directory = "/nowhere"
-    assert kind(lambda: doctor._handing_over(config)) == "write_failed"
+    assert kind(lambda: doctor._delivery(config)) == "write_failed"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -378,8 +378,25 @@ def test_a_doctor_that_is_stopped_leaves_no_check_behind(monkeypatch: pytest.Mon
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("select.select", stopped)
+    monkeypatch.setattr("multiprocessing.connection.Connection.poll", stopped)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         doctor._isolated(hang)
     assert time.monotonic() - start < 10
+
+
+def test_a_refused_pin_is_latched_before_it_is_told(
+    config: configuration.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever pipes the output into something that ends must not lose the latch."""
+    latched: list[configuration.Config] = []
+
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(doctor, "_isolated", lambda check: ("failed", "pin_refused", ""))
+    monkeypatch.setattr(doctor, "_show", gone)
+    monkeypatch.setattr(rotation, "latch", latched.append)
+    with pytest.raises(BrokenPipeError):
+        doctor._walk(config, "1234")
+    assert latched == [config]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_group_is_set(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_gid == 54321
 
 
-@pytest.mark.parametrize("call", ["fchmod", "write", "fsync", "replace"])
+@pytest.mark.parametrize("call", ["fchmod", "fsync", "replace"])
 def test_failure_leaves_the_old_file_and_no_other(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,11 +108,18 @@ def test_failure_leaves_the_old_file_and_no_other(
     assert len(list(Path("/proc/self/fd").iterdir())) < 200
 
 
-def test_short_writes_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:2]))
-    write_atomic(str(tmp_path / "file"), b"seven..", 0o600)
-    assert (tmp_path / "file").read_bytes() == b"seven.."
+def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_atomic(str(path), b"x" * 2000, 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_durable_means_file_and_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,7 @@ from conftest import ROOT, Device, Time
 from test_doctor import control_socket, listing
 from tokens import need
 
-from edge_rotator import config as configuration
-from edge_rotator import metrics
+from edge_rotator.metrics import Metric
 
 RULES = ROOT / "files"
 CACHE = Path(os.environ.get("EDGE_CACHE_DIR", "/var/cache/edge-litestream"))
@@ -29,15 +28,15 @@ def promtool(*arguments: str, text: str | None = None) -> subprocess.CompletedPr
 
 
 @pytest.fixture
-def file(local: Device, world: Time, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(metrics, "read_clock", world.read)
+def file(local: Device, world: Time) -> Path:
     path = local.root / "run/edge_rotator.prom"
     local.configure(service={"metrics_file": str(path)}, delivery={"litestream_socket": ""})
     return path
 
 
-def samples(path: Path) -> dict[str, float]:
-    """Value by name and labels, without our prefix."""
+def samples(device: Device, path: Path) -> dict[str, float]:
+    """Have the file written; return value by name and labels, without our prefix."""
+    assert device.tick("metrics") == 0
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     return {
         name.removeprefix("edge_rotator_"): float(value)
@@ -49,6 +48,7 @@ def test_names_pass_promtool(local: Device, file: Path, tmp_path: Path) -> None:
     with control_socket(tmp_path / "s", listing(3.0, None)) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
+        samples(local, file)
     checked = promtool("check", "metrics", text=file.read_text())
     assert (checked.returncode, checked.stderr) == (0, "")
     assert file.stat().st_mode & 0o7777 == 0o644
@@ -59,7 +59,7 @@ def test_after_a_rotation(local: Device, file: Path, world: Time, tmp_path: Path
     with control_socket(tmp_path / "s", listing(3.0, None)) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
-    found = samples(file)
+        found = samples(local, file)
     assert found['build_info{version="1.0.0",backend="file",mode="process"}'] == 1
     assert found["updated_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
     assert found["credentials_expiry_timestamp_seconds"] == pytest.approx(world.wall + 840, abs=2)
@@ -80,7 +80,7 @@ def test_after_failures(local: Device, file: Path, world: Time) -> None:
     assert local.tick() == 15
     world.advance(3600)
     assert local.tick() == 15
-    found = samples(file)
+    found = samples(local, file)
     assert found['attempts_total{class="server_error"}'] == 2
     assert found['attempts_total{class="rotated"}'] == 0
     assert found["failing"] == 1
@@ -92,65 +92,48 @@ def test_after_failures(local: Device, file: Path, world: Time) -> None:
 def test_expiry_is_never_in_the_future_without_credentials(local: Device, file: Path, world: Time) -> None:
     assert local.tick() == 0
     local.server.stop()
-    world.reboot()
+    world.reboot(local)
     assert local.tick() == 11
-    assert samples(file)["credentials_expiry_timestamp_seconds"] <= world.wall + 0.01
+    assert samples(local, file)["credentials_expiry_timestamp_seconds"] <= world.wall + 0.01
 
 
 def test_restart_pending(local: Device, file: Path) -> None:
     local.configure(delivery={"mode": "environment"})
     local.fake("restart", code=1)
     assert local.tick() == 71
-    assert samples(file)["restart_pending"] == 1
+    assert samples(local, file)["restart_pending"] == 1
     local.fake("restart")
     assert local.tick() == 0
-    assert samples(file)["restart_pending"] == 0
+    assert samples(local, file)["restart_pending"] == 0
 
 
-def test_ticks_refresh_it_once_a_minute(
-    local: Device, file: Path, monkeypatch: pytest.MonkeyPatch, world: Time
-) -> None:
-    assert local.tick() == 0
-    os.utime(file, (world.wall, world.wall))
-    before = file.read_text()
-    assert local.tick("due") == 1
-    assert file.read_text() == before
-    world.advance(61)
-    assert local.tick("due") == 1
-    assert samples(file)["updated_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
-    file.unlink()
-    assert local.tick("due") == 1
-    assert file.exists()
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    file.unlink()
-    config = configuration.load(str(local.config))
-    assert metrics.stale(config)
-    config.user = "nobody"
-    assert not metrics.stale(config), "written by root it would be root's for good"
-
-
-def test_place_that_cannot_be_written_stops_nothing(
+def test_only_its_own_command_writes_it(
     local: Device, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    local.configure(service={"metrics_file": "/nowhere/edge_rotator.prom"})
     assert local.tick() == 0
-    assert "event=metrics_failed" in capsys.readouterr().err
     assert local.tick("due") == 1
-    assert capsys.readouterr().err == "", "a tick that has nothing to do says nothing"
+    local.tick("status")
+    assert not file.exists()
+    local.configure(service={"metrics_file": "/nowhere/edge_rotator.prom"})
+    assert local.tick("metrics") == 70
+    assert "error=write_failed" in capsys.readouterr().err
+    local.configure(service={"metrics_file": ""})
+    assert local.tick("metrics") == 3
+    assert "service.metrics_file names no file" in capsys.readouterr().err
 
 
 def test_unreadable_certificate_leaves_the_rest(local: Device, file: Path) -> None:
     assert local.tick() == 0
     local.certificate.write_text("nonsense")
-    local.tick("rotate", "--force")
-    assert not any("certificate" in name for name in samples(file))
-    assert "failing" in samples(file)
+    assert not any("certificate" in name for name in samples(local, file))
+    assert "failing" in samples(local, file)
 
 
 def test_labels_are_escaped() -> None:
-    text = metrics._family("x", "gauge", "X.", [({"db": 'a"b\\c\nd'}, 1.0)])
-    assert text.splitlines()[2] == 'edge_rotator_x{db="a\\"b\\\\c\\nd"} 1.000'
-    assert metrics._family("x", "gauge", "X.", []) == ""
+    made = Metric("x", "gauge", "X.")
+    assert made.render() == ""
+    made.add(1, db='a"b\\c\nd')
+    assert made.render().splitlines()[2] == 'edge_rotator_x{db="a\\"b\\\\c\\nd"} 1.000'
 
 
 def test_alerts() -> None:
@@ -163,6 +146,7 @@ def test_alerts_name_only_metrics_there_are(local: Device, file: Path, tmp_path:
     with control_socket(tmp_path / "s", listing(3.0)) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
+        samples(local, file)
     known = set(re.findall(r"^edge_rotator_\w+", file.read_text(), re.MULTILINE))
     used = set(re.findall(r"edge_rotator_\w+", (RULES / "prometheus-alerts.yml").read_text()))
     assert used <= known
@@ -179,4 +163,4 @@ def test_a_database_that_litestream_does_not_know_is_one_that_never_synced(
     with control_socket(tmp_path / "s", listing()) as path:
         local.configure(delivery={"litestream_socket": str(path), "databases": ["/app.db"]})
         assert local.tick() == 0
-    assert samples(file)['replication_last_sync_timestamp_seconds{db="/app.db"}'] == 0
+        assert samples(local, file)['replication_last_sync_timestamp_seconds{db="/app.db"}'] == 0

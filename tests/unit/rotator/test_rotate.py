@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import gc
 import json
 import os
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import PIN, THING, Device, Time
 from faultserver import Handler, credentials_body
 
-from edge_rotator import cli, clock, rotation
+from edge_rotator import cli, files
+from edge_rotator import config as configuration
+from edge_rotator.errors import RotatorError
 
 
 def test_rotates_and_is_then_not_due(device: Device) -> None:
@@ -74,7 +72,12 @@ def test_refused_pin_latches_until_the_file_changes(device: Device) -> None:
         assert device.run("rotate").stderr == ""
     assert device.run("rotate", "--force").returncode == 65
     assert device.run("status").returncode == 2
+    # Whatever else was touched or set.
+    device.touched()
+    assert device.run("rotate").stderr == ""
+    assert device.run("due").returncode == 1
     device.pin_file.write_text(PIN)
+    device.touched()
     assert device.run("due").returncode == 0
     assert device.run("rotate").returncode == 0
     assert device.state["latched"] is False
@@ -142,12 +145,8 @@ def test_no_secret_outside_the_credentials_file(device: Device) -> None:
     assert "canary" not in text.replace(str(device.root), "")
 
 
-def test_config_is_read_again_when_it_changes(local: Device, world: Time) -> None:
+def test_a_configuration_that_cannot_be_read(local: Device, world: Time) -> None:
     assert local.tick() == 0
-    cached = local.state["config"]["stat"]
-    local.config.write_text(local.config.read_text() + "\n# a comment\n")
-    assert local.tick("rotate", "--force") == 0
-    assert local.state["config"]["stat"] != cached
     local.config.write_text("nonsense")
     assert local.tick() == 3
     # What cannot be told counts as work, so that `rotate` says what is wrong.
@@ -157,11 +156,11 @@ def test_config_is_read_again_when_it_changes(local: Device, world: Time) -> Non
 def test_only_one_at_a_time(
     local: Device, world: Time, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    held = rotation.lock(f"{local.root}/state", patient=False)
+    held = files.lock(f"{local.root}/state", patient=False)
     try:
         assert local.tick() == 0
         assert capfd.readouterr().err == "event=skipped reason=busy\n"
-        monkeypatch.setattr(rotation, "_LOCK_TRIES", 2)
+        monkeypatch.setattr(files, "_LOCK_TRIES", 2)
         assert local.tick("rotate", "--force") == 75
         assert "error=busy" in capfd.readouterr().err
     finally:
@@ -171,24 +170,65 @@ def test_only_one_at_a_time(
 
 
 def test_without_memory_there_is_no_request(local: Device, world: Time) -> None:
+    (local.root / "run").rmdir()
+    assert local.tick() == 70
     shutil.rmtree(local.root / "state")
-    assert local.tick() == 72
-    (local.root / "state").mkdir()
-    (local.root / "state/state.json").mkdir()
-    shutil.rmtree(local.root / "run")
     assert local.tick() == 72
     assert local.server.requests == []
 
 
-def test_full_state_directory_does_not_stop_rotation(local: Device, world: Time) -> None:
+@pytest.fixture
+def worn(local: Device, world: Time) -> Device:
+    """A device whose state cannot be saved: a disk that is full, an SD card that is read-only now."""
     (local.root / "state/state.json").mkdir()
-    assert local.tick() == 0
-    assert local.tick("due") == 1
-    assert len(local.server.requests) == 1
-    (local.root / "state/state.json").rmdir()
-    assert local.tick("rotate", "--force") == 0
-    assert local.state["attempts"] == {"rotated": 2}
-    assert not (local.root / "run/state.json").exists()
+    return local
+
+
+def test_a_state_that_cannot_be_saved_does_not_stop_rotation(
+    worn: Device, world: Time, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert worn.tick() == 0
+    assert capfd.readouterr().err.count("event=state_not_saved") == 1, "told once in a run"
+    assert worn.tick("due") == 1
+    world.advance(450)
+    assert worn.tick() == 0
+    assert len(worn.server.requests) == 2
+    (worn.root / "state/state.json").rmdir()
+    assert worn.tick("rotate", "--force") == 0
+    assert worn.state["attempts"] == {"rotated": 1}
+
+
+def test_a_state_that_cannot_be_saved_makes_nobody_hammer(worn: Device, world: Time) -> None:
+    worn.server.respond = lambda h: h.reply(500, b"")
+    for _ in range(120):
+        worn.tick()
+        world.advance(60)
+    assert len(worn.server.requests) == 8, "every 15 minutes, for the number of failures is not known"
+
+
+def test_a_restart_that_failed_without_memory_makes_nobody_hammer(worn: Device, world: Time) -> None:
+    worn.configure(delivery={"mode": "environment"})
+    worn.fake("restart", code=1)
+    for _ in range(60):
+        worn.tick()
+        world.advance(60)
+    assert len(worn.server.requests) == 4
+
+
+def test_a_refused_pin_is_not_tried_again_in_this_boot_without_memory(
+    worn: Device, world: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        asked.append(arguments)
+        raise RotatorError("pin_refused", "")
+
+    monkeypatch.setattr("edge_rotator.provider.fetch", refuse)
+    assert worn.tick() == 65
+    world.advance(1e9)
+    assert worn.tick() == 0
+    assert len(asked) == 1
 
 
 def test_write_that_fails(local: Device, world: Time, capfd: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +268,7 @@ def test_a_fault_of_our_own(
     # It counts as an attempt, too.
     assert local.state["failure"]["kind"] == "internal_error"
     assert local.tick("due") == 1
-    monkeypatch.setattr(rotation, "load", broken)
+    monkeypatch.setattr(configuration, "load", broken)
     assert local.tick("due") == 0
 
 
@@ -236,7 +276,7 @@ def test_interrupted_by_the_keyboard(local: Device, monkeypatch: pytest.MonkeyPa
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rotation, "load", stopped)
+    monkeypatch.setattr(configuration, "load", stopped)
     assert local.tick() == 130
 
 
@@ -270,48 +310,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("rotate", "due", "status", "doctor", "csr"))
+    assert all(command in text for command in ("rotate", "due", "status", "metrics", "doctor", "csr"))
     with pytest.raises(SystemExit) as caught:
         cli.main(["dance"])
     assert caught.value.code == 2
-
-
-def test_a_tick_ends_the_process_itself(local: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Left(BaseException):
-        pass
-
-    def leave(code: int) -> None:
-        raise Left(code)
-
-    monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr(sys, "argv", ["edge-rotator", "--config", str(local.config), "due"])
-    try:
-        with pytest.raises(Left) as left:
-            runpy.run_module("edge_rotator", run_name="__main__")
-        assert left.value.args == (0,)
-        monkeypatch.setattr(sys, "argv", ["edge-rotator", "--config", str(local.config), "rotate", "--force"])
-        with pytest.raises(SystemExit) as exited:
-            runpy.run_module("edge_rotator", run_name="__main__")
-        assert exited.value.code == 0
-    finally:
-        gc.enable()
-
-
-def test_boot_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert len(clock.read_clock().boot_id) == 32
-
-    def absent(*_: object) -> None:
-        raise FileNotFoundError
-
-    empty = tmp_path / "empty"
-    empty.touch()
-    (tmp_path / "id").write_text("0123-4567\n")
-    monkeypatch.setattr(clock, "BOOT_ID_FILES", (str(empty), str(tmp_path / "id")))
-    monkeypatch.setattr(clock, "_boot_id", [])
-    assert clock.read_clock().boot_id == "01234567"
-    monkeypatch.setattr("builtins.open", absent)
-    monkeypatch.setattr(clock, "_boot_id", [])
-    assert clock.read_clock().boot_id == ""
 
 
 def test_flash_is_spared_unless_the_state_must_outlive_the_boot(
@@ -333,31 +335,13 @@ def test_flash_is_spared_unless_the_state_must_outlive_the_boot(
     assert synced == credentials + state
 
 
-def test_a_state_that_has_become_read_only_does_not_stop_rotation(
-    local: Device, world: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What an SD card does when it wears out."""
-    assert local.tick() == 0
-    state, real = str(local.root / "state"), os.open
-
-    def read_only(path: str, flags: int, mode: int = 0o777) -> int:
-        if str(path).startswith(state) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return real(path, flags, mode)
-
-    monkeypatch.setattr(os, "open", read_only)
-    world.advance(700)
-    assert local.tick() == 0
-    assert len(local.server.requests) == 2
-    assert local.tick("due") == 1
-
-
 def test_a_new_configuration_is_tried_while_the_old_credentials_last(
     local: Device, world: Time, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert local.tick() == 0
     assert local.tick("due") == 1
     local.configure(provider={"role_alias": "another"})
+    local.touched()
     assert local.tick("due") == 0
     local.server.respond = lambda h: h.reply(404, b'{"message":"Role alias does not exist"}')
     assert local.tick() == 33
@@ -384,6 +368,7 @@ def test_a_clock_set_back_makes_litestream_forget_the_old_expiry(
     request = local.root / "run/restart-litestream"
     assert not request.exists()
     world.wall += step
+    local.touched()
     assert local.tick() == 0
     assert request.exists() == asked
     assert local.tick("due") == 1
@@ -402,8 +387,8 @@ def test_one_absurd_answer_does_not_outlast_the_good_ones(local: Device, world: 
 def test_what_only_root_can_read_does_not_make_the_service_wait(device: Device) -> None:
     """Run by hand as the service's user there is no credential; the service has it."""
     device.pin_file.rename(device.root / "aside")
-    by_hand = device.run("rotate", "--force")
-    assert by_hand.returncode == 67
+    for arguments in ((), ("--force",), ("--dry-run",)):
+        assert device.run("rotate", *arguments).returncode == 67
     (device.root / "credentials").mkdir()
     (device.root / "aside").rename(device.root / "credentials/pin")
     served = device.run("rotate", env={"CREDENTIALS_DIRECTORY": f"{device.root}/credentials"})
@@ -418,6 +403,7 @@ def test_a_shorter_life_time_that_was_asked_for_is_taken(local: Device, world: T
     local.server.lifetime = 900
     assert local.tick("rotate", "--force") == 46, "unasked it is no gain"
     local.configure(schedule={"expected_lifetime": 900})
+    local.touched()
     assert local.tick() == 0
     assert local.state["success"]["lifetime"] == pytest.approx(900, abs=2)
 
@@ -441,8 +427,49 @@ def test_a_try_by_hand_does_not_undo_what_lifts_a_wait(device: Device) -> None:
     assert device.run("rotate").returncode == 33
     assert device.run("due").returncode == 1
     device.configure(provider={"role_alias": "fixed"})
+    device.touched()
     assert device.run("due").returncode == 0
     device.pin_file.rename(device.root / "aside")
     assert device.run("rotate", "--force").returncode == 67
     (device.root / "aside").rename(device.pin_file)
     assert device.run("due").returncode == 0
+
+
+def test_another_run_may_have_rotated_while_this_one_waited(
+    local: Device, world: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(directory: str, patient: bool) -> int:
+        handle = files.lock(directory, patient)
+        monkeypatch.undo()
+        os.close(handle)
+        local.tick()
+        return files.lock(directory, patient)
+
+    monkeypatch.setattr("edge_rotator.rotation.lock", slow)
+    assert local.tick() == 0
+    assert len(local.server.requests) == 1
+
+
+def test_a_boot_is_a_new_situation(local: Device, world: Time) -> None:
+    """Credentials are gone, so it is tried at once; what failed before is not forgotten for that."""
+    local.server.respond = lambda h: h.reply(500, b"")
+    for _ in range(3):
+        assert local.tick() == 15
+        world.advance(local.state["failure"]["delay"] + 1)
+    assert local.tick() == 15
+    assert local.tick("due") == 1
+    world.reboot(local)
+    assert local.tick("due") == 0
+    assert local.tick() == 15
+    assert local.state["failure"]["count"] == 5
+    assert local.tick("due") == 1
+
+
+def test_lost_credentials_end_a_wait_once(local: Device, world: Time) -> None:
+    assert local.tick() == 0
+    local.server.respond = lambda h: h.reply(403, b'{"message":"Access Denied"}')
+    assert local.tick("rotate", "--force") == 31
+    assert local.tick("due") == 1
+    local.credentials.unlink()
+    assert local.tick() == 31
+    assert local.tick("due") == 1, "there is nothing more to lose"

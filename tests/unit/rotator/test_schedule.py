@@ -1,51 +1,145 @@
-"""When the next rotation is due: numbers by hand."""
+"""When the next rotation is due: numbers by hand, and the file that says so, in sh and in Python."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from conftest import ROOT
 
 from edge_rotator import schedule
 from edge_rotator.clock import Clock
-from edge_rotator.errors import KINDS, PERMANENT, TRANSIENT
-from edge_rotator.schedule import Facts, decide
+from edge_rotator.errors import KINDS, LATCH, PERMANENT, TRANSIENT, RotatorError
+from edge_rotator.files import stat_of
 from edge_rotator.state import Failure, State, Success
 
-CREDENTIALS = [1, 2, 3]
-PIN = [4, 5, 6]
-BOOT = "boot-1"
+UNIT = ROOT / "roles/edge_rotator/templates/edge-rotator.service.j2"
 
 
-def at(boot: float = 1000.0, wall: float | None = None, boot_id: str = BOOT) -> Clock:
-    return Clock(1e9 + boot if wall is None else wall, boot, boot_id)
+def condition(directory: Path) -> str:
+    """The very text that the unit gives to sh, as sh sees it."""
+    found = re.search(r"^ExecCondition=/bin/sh -c '(.*?)'$", UNIT.read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    text = found[1].replace("\\\n", " ").replace("$$", "$")
+    assert "%" not in text, "systemd would replace it"
+    return text.replace("{{ edge_rotator_run_dir }}", str(directory))
+
+
+# What `next` holds, and whether it is due at second 1000.5 of the boot; {here} is a directory.
+CASES: dict[str, tuple[bytes, bool]] = {
+    "not yet": (b"1001 {here}/there\n", False),
+    "now": (b"1000 {here}/there\n", True),
+    "passed": (b"999 {here}/there\n", True),
+    "at once": (b"0 {here}/there\n", True),
+    "far": (b"999999999999999 {here}/there\n", False),
+    "leading zero": (b"0001001 /\n", False),
+    "no file to wait with": (b"1001 /\n", False),
+    "file is gone": (b"1001 {here}/gone\n", True),
+    "file with a blank": (b"1001 {here}/with blank\n", False),
+    "blanks around": (b" \t1001 \t {here}/there \t\n", False),
+    "more lines": (b"1001 {here}/there\nnonsense\n", False),
+    "empty": (b"", True),
+    "empty line": (b"\n", True),
+    "no end of line": (b"1001 {here}/there", True),
+    "no file": (b"1001\n", True),
+    "no second": (b"{here}/there\n", True),
+    "relative": (b"1001 there\n", True),
+    "negative": (b"-1001 /\n", True),
+    "signed": (b"+1001 /\n", True),
+    "a fraction": (b"1001.5 /\n", True),
+    "hexadecimal": (b"0x1001 /\n", True),
+    "too long": (b"9999999999999999 /\n", True),
+    "a command": (b"$(echo 1001) /\n", True),
+    "an expression": (b"1000+1 /\n", True),
+    "a pattern": (b"* /\n", True),
+    "quotes": (b"'1001' /\n", True),
+    "not UTF-8": (b"\xff\xfe /\n", True),
+    "garbage": (bytes(range(1, 256)) * 3, True),
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("run")
+    (made / "there").touch()
+    (made / "with blank").touch()
+    return made
+
+
+def in_sh(directory: Path, uptime: Path | None = None) -> bool:
+    """Whether the unit would start the rotator; nothing may be said."""
+    text = condition(directory)
+    if uptime:
+        text = text.replace("/proc/uptime", str(uptime))
+    done = subprocess.run(["/bin/sh", "-c", text], capture_output=True, check=False, timeout=10, env={})
+    assert done.returncode in (0, 1)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sh_and_python_have_one_rule(case: str, here: Path) -> None:
+    content, due = CASES[case]
+    (here / "next").write_bytes(content.replace(b"{here}", str(here).encode()))
+    (here / "uptime").write_text("1000.50 3999.99\n")
+    assert schedule.is_due(str(here), 1000.5) == due
+    assert in_sh(here, here / "uptime") == due
+
+
+def test_what_is_no_file_to_read_is_due(tmp_path: Path) -> None:
+    """Nothing that lies there in its place may stop the rotator, or make it wait."""
+    kinds: dict[str, Callable[[Path], object]] = {
+        "nothing": lambda path: None,
+        "directory": lambda path: path.mkdir(),
+        "pipe": lambda path: os.mkfifo(path),
+        "dangling": lambda path: path.symlink_to("/nowhere"),
+    }
+    for name, make in kinds.items():
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "next")
+        assert schedule.is_due(str(tmp_path / name), 0), name
+        assert in_sh(tmp_path / name), name
+
+
+def test_a_clock_that_cannot_be_read_is_due(tmp_path: Path) -> None:
+    schedule.write_next(str(tmp_path), 1001, "/")
+    for content in ("", "nonsense\n", "\n"):
+        (tmp_path / "uptime").write_text(content)
+        done = subprocess.run(
+            ["/bin/sh", "-c", condition(tmp_path).replace("/proc/uptime", str(tmp_path / "uptime"))],
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=10,
+        )
+        assert done.returncode == 0
+
+
+def test_next_is_what_sh_reads(tmp_path: Path) -> None:
+    """By the real clock."""
+    with open("/proc/uptime") as file:  # noqa: PTH123
+        now = float(file.read().split()[0])
+    schedule.write_next(str(tmp_path), now + 30, "/")
+    assert not in_sh(tmp_path)
+    assert schedule.read_next(str(tmp_path)) == schedule.Next(int(now + 31), "/")
+    schedule.write_next(str(tmp_path), now - 30, "/")
+    assert in_sh(tmp_path)
+    schedule.write_next(str(tmp_path), schedule.NEVER, "/")
+    assert not in_sh(tmp_path)
+    with pytest.raises(RotatorError, match="write_failed"):
+        schedule.write_next(f"{tmp_path}/none", 0, "/")
+
+
+def at(boot: float = 1000.0, wall: float | None = None) -> Clock:
+    return Clock(1e9 + boot if wall is None else wall, boot)
 
 
 def fresh(due_after: float = 400.0, usable: float = 840.0) -> State:
     """A state whose rotation was at boot 1000."""
-    state = State()
-    state.success = Success(1e9 + 1000, 1000.0, BOOT, 900.0, usable, due_after)
-    return state
-
-
-def failed(kind: str = "dns", delay: float = 120.0, state: State | None = None) -> State:
-    """A state whose last attempt failed at boot 1000."""
-    state = state or State()
-    state.failure = Failure(kind, "", 1e9 + 1000, 1000.0, BOOT, 1, delay)
-    return state
-
-
-def facts(
-    credentials: list[int] | None = CREDENTIALS,
-    pin: list[int] | None = PIN,
-    watched: dict[str, list[int] | None] | None = None,
-) -> Facts:
-    return Facts(credentials, pin, watched or {})
-
-
-def judged(state: State, clock: Clock, found: Facts | None = None, mode: str = "process") -> tuple[str, str]:
-    decision = decide(state, found or facts(), clock, mode)
-    assert decision.wait >= 0
-    assert bool(decision.wait) == (decision.work == schedule.NOTHING)
-    return decision.work, decision.reason
+    return State(success=Success(1e9 + 1000, 1000.0, 900.0, usable, due_after))
 
 
 def test_spread_is_fixed_per_name_and_even() -> None:
@@ -111,7 +205,7 @@ def test_usable(lifetime: float, margin: float, expected: float) -> None:
         ("policy_denied", 1, 15, None, 0, 900),
         ("policy_denied", 7, 900, None, 1, 990),
         ("policy_denied", 1, 900, 1800.0, 0, 1800),
-        ("pin_refused", 1, 900, 1800.0, 1, 0),
+        ("pin_refused", 1, 900, 1800.0, 0, 1800),
         ("busy", 1, 900, None, 1, 0),
     ],
 )
@@ -121,7 +215,7 @@ def test_backoff(
     assert schedule.backoff(kind, count, lifetime, retry_after, jitter) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", [k for k, v in KINDS.items() if v.retry == PERMANENT])
+@pytest.mark.parametrize("kind", [k for k, v in KINDS.items() if v.retry in (PERMANENT, LATCH)])
 def test_permanent_means_four_an_hour(kind: str) -> None:
     assert schedule.backoff(kind, 1, 900, None, 0) * 4 >= 3600
 
@@ -131,145 +225,36 @@ def test_transient_starts_at_a_minute(kind: str) -> None:
     assert schedule.backoff(kind, 1, 900, None, 0) == 60
 
 
-def test_nothing_there_is_due() -> None:
-    assert judged(State(), at()) == ("rotate", "missing")
-    assert judged(fresh(), at(), facts(credentials=None)) == ("rotate", "missing")
-    assert judged(State(), at(), facts()) == ("rotate", "missing")
-
-
-def test_due_by_the_boot_clock() -> None:
-    assert judged(fresh(), at(1000)) == ("nothing", "fresh")
-    decision = decide(fresh(), facts(), at(1100), "process")
-    assert decision.wait == 300
-    assert judged(fresh(), at(1399.9)) == ("nothing", "fresh")
-    assert judged(fresh(), at(1400)) == ("rotate", "schedule")
-    assert judged(fresh(), at(9999)) == ("rotate", "schedule")
-    # A boot clock that went back, or a state that claims the impossible.
-    assert judged(fresh(), at(999)) == ("rotate", "schedule")
-    assert judged(fresh(due_after=43200), at(1000)) == ("nothing", "fresh")
-    assert judged(fresh(due_after=43201), at(1000)) == ("rotate", "schedule")
-
-
-def test_another_boot_is_due() -> None:
-    assert judged(fresh(), at(1100, boot_id="boot-2")) == ("rotate", "boot")
+def test_fetch_at() -> None:
+    assert schedule.fetch_at(State()) == 0
+    assert schedule.fetch_at(fresh()) == 1400
     state = fresh()
-    assert state.success
-    state.success.boot_id = ""
-    assert judged(state, at(1100, boot_id="")) == ("rotate", "boot")
+    state.failure = Failure("dns", "", "schedule", 1e9 + 1500, 1500.0, 1, 60.0)
+    assert schedule.fetch_at(state) == 1560
 
 
-@pytest.mark.parametrize(
-    ("step", "reason"), [(31, "clock_step"), (-31, "clock_step"), (30, "fresh"), (-30, "fresh")]
-)
-def test_a_clock_that_was_set_is_due(step: float, reason: str) -> None:
-    work = "nothing" if reason == "fresh" else "rotate"
-    assert judged(fresh(), at(1100, wall=1e9 + 1100 + step)) == (work, reason)
+@pytest.mark.parametrize(("step", "told"), [(31, 31), (-31, -31), (30, 0), (-30, 0), (0, 0)])
+def test_stepped(step: float, told: float) -> None:
+    assert schedule.stepped(fresh(), at(1100, wall=1e9 + 1100 + step)) == told
+    assert schedule.stepped(State(), at(1100, wall=1e9 + 1100 + step)) == 0
 
 
-def test_waits_after_a_failure() -> None:
-    assert judged(failed(), at(1000)) == ("nothing", "backoff")
-    assert decide(failed(), facts(), at(1100), "process").wait == 20
-    assert judged(failed(), at(1119.9)) == ("nothing", "backoff")
-    assert judged(failed(), at(1120)) == ("rotate", "missing")
-    # Within a boot the wall clock counts for nothing.
-    assert judged(failed(), at(1001, wall=0)) == ("nothing", "backoff")
-    assert judged(failed(), at(1001, wall=2e9)) == ("nothing", "backoff")
-    # A boot clock that went back cannot be: do not trust it.
-    assert judged(failed(), at(999)) == ("rotate", "missing")
-
-
-def test_waits_after_a_failure_in_another_boot() -> None:
-    other = "boot-2"
-    assert judged(failed(), at(5, 1e9 + 1000, other)) == ("nothing", "backoff")
-    assert decide(failed(), facts(), at(5, 1e9 + 1100, other), "process").wait == 20
-    assert judged(failed(), at(5, 1e9 + 1120, other)) == ("rotate", "missing")
-    assert judged(failed(), at(5, 1e9 + 999, other)) == ("rotate", "missing")
-    nowhere = failed()
-    assert nowhere.failure
-    nowhere.failure.boot_id = ""
-    assert judged(nowhere, at(5000, 1e9 + 1000, "")) == ("nothing", "backoff")
-
-
-def test_a_claimed_wait_is_bounded() -> None:
-    assert decide(failed(delay=1e12), facts(), at(1000), "process").wait == pytest.approx(3960)
-
-
-def test_fresh_credentials_need_no_backoff() -> None:
-    assert judged(failed(state=fresh()), at(1001)) == ("nothing", "fresh")
-
-
-def test_permanent_error_is_lifted_by_a_changed_file() -> None:
-    state = failed("policy_denied", 900)
-    state.watched = {"/ca": [1, 1, 1]}
-    assert judged(state, at(1001), facts(watched={"/ca": [1, 1, 1]})) == ("nothing", "backoff")
-    assert judged(state, at(1001), facts(watched={"/ca": [1, 2, 1]})) == ("rotate", "missing")
-    transient = failed("dns", 900)
-    transient.watched = {"/ca": [1, 1, 1]}
-    assert judged(transient, at(1001), facts(watched={"/ca": None})) == ("nothing", "backoff")
-
-
-def test_clock_error_is_lifted_by_setting_the_clock() -> None:
-    assert judged(failed("clock_wrong"), at(1001, wall=1e9 + 1001 + 31)) == ("rotate", "missing")
-    assert judged(failed("clock_wrong"), at(1001)) == ("nothing", "backoff")
-    assert judged(failed("dns"), at(1001, wall=1e9 + 1001 + 31)) == ("nothing", "backoff")
-    assert judged(failed("clock_wrong"), at(5, 1e9 + 1001, "boot-2")) == ("nothing", "backoff")
-
-
-def test_latch_holds_until_the_pin_file_changes() -> None:
-    state = failed("pin_refused", 0)
-    state.latched, state.pin = True, PIN
-    decision = decide(state, facts(), at(9e5), "process")
-    assert (decision.work, decision.reason, decision.wait) == ("nothing", "pin_latched", 900)
-    assert schedule.latched(state, facts())
-    assert judged(state, at(1001), facts(pin=[4, 5, 7])) == ("rotate", "missing")
-    assert judged(state, at(1001), facts(pin=None)) == ("rotate", "missing")
-    state.latched = False
-    assert not schedule.latched(state, facts())
-    # A latch kind never makes a wait, whatever its delay.
-    state = failed("pin_refused", 900)
-    assert judged(state, at(1001)) == ("rotate", "missing")
+def test_latch_holds_until_the_pin_file_changes(tmp_path: Path) -> None:
+    pin = tmp_path / "pin"
+    pin.write_text("1234")
+    state = State(latched=True, pin=stat_of(str(pin)))
+    assert schedule.latched(state, str(pin))
+    assert not schedule.latched(State(), str(pin))
+    pin.rename(tmp_path / "aside")
+    assert not schedule.latched(state, str(pin))
+    assert schedule.latched(State(latched=True), str(pin)), "refused while there was no file"
+    pin.write_text("1234")
+    assert not schedule.latched(state, str(pin)), "another file, whatever it holds"
 
 
 def test_remaining() -> None:
-    assert schedule.remaining(State(), at()) == 0
-    assert schedule.remaining(fresh(), at(1000)) == 840
-    assert schedule.remaining(fresh(), at(1100)) == 740
-    assert schedule.remaining(fresh(), at(5000)) == 0
-    assert schedule.remaining(fresh(usable=1e9), at(1100)) == 43100
-    assert schedule.remaining(fresh(), at(900)) == 840
-    assert schedule.remaining(fresh(), at(1100, boot_id="boot-2")) == 0
-
-
-def test_restart_pending() -> None:
-    state = fresh()
-    assert schedule.restart_pending(state, facts(), "environment", at(1001))
-    assert judged(state, at(1001), mode="environment") == ("restart", "restart_pending")
-    assert not schedule.restart_pending(state, facts(), "process", at(1001))
-    assert judged(state, at(1001)) == ("nothing", "fresh")
-    assert not schedule.restart_pending(state, facts(credentials=None), "environment", at(1001))
-    # No use in restarting for credentials that have expired.
-    assert not schedule.restart_pending(state, facts(), "environment", at(1840))
-    assert schedule.restart_pending(state, facts(), "environment", at(1839.9))
-    state.applied = CREDENTIALS
-    assert not schedule.restart_pending(state, facts(), "environment", at(1001))
-    # Rotation comes first; the restart follows it in the same run.
-    assert judged(fresh(), at(1400), mode="environment") == ("rotate", "schedule")
-    # A failure to fetch does not keep good credentials from being used.
-    waiting = failed(state=fresh(due_after=0))
-    assert judged(waiting, at(1001), mode="environment") == ("restart", "restart_pending")
-
-
-def test_a_changed_file_is_tried_at_once() -> None:
-    state = fresh()
-    assert judged(state, at(1001), facts(watched={"/ca": [1, 1, 1]})) == ("nothing", "fresh")
-    state.proven = {"/ca": [1, 1, 1]}
-    assert judged(state, at(1001), facts(watched={"/ca": [1, 1, 1]})) == ("nothing", "fresh")
-    assert judged(state, at(1001), facts(watched={"/ca": [1, 2, 1]})) == ("rotate", "configuration")
-    assert judged(failed(state=state), at(1001), facts(watched={"/ca": None})) == ("nothing", "backoff")
-
-
-@pytest.mark.parametrize(("step", "back"), [(-31, True), (-30, False), (0, False), (31, False)])
-def test_stepped_back(step: float, back: bool) -> None:
-    assert schedule.stepped_back(fresh(), at(1100, wall=1e9 + 1100 + step)) == back
-    assert not schedule.stepped_back(fresh(), at(1100, wall=1e9 + 1100 + step, boot_id="boot-2"))
-    assert not schedule.stepped_back(State(), at(1100, wall=1e9 + 1100 + step))
+    assert State().remaining(at()) == 0
+    assert fresh().remaining(at(1000)) == 840
+    assert fresh().remaining(at(1100)) == 740
+    assert fresh().remaining(at(5000)) == 0
+    assert fresh().remaining(at(900)) == 0, "the success of another boot"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_rotator import pin, user
+from edge_rotator import files, token
 from edge_rotator.errors import RotatorError
 
 
@@ -20,13 +20,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_credential_of_systemd_wins(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (pin.find(str(file)), pin.read(str(file))) == (str(file), "s3cr3t")
+    assert (token.pin_path(str(file)), token.read_pin(str(file))) == (str(file), "s3cr3t")
     directory = tmp_path / "credentials"
     directory.mkdir()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
-    assert pin.find(str(file)) == str(file)
+    assert token.pin_path(str(file)) == str(file)
     (directory / "pin").write_text("5678")
-    assert (pin.find("/nowhere"), pin.read("/nowhere")) == (f"{directory}/pin", "5678")
+    assert (token.pin_path("/nowhere"), token.read_pin("/nowhere")) == (f"{directory}/pin", "5678")
 
 
 @pytest.mark.parametrize("default", ["", "\t"])
@@ -39,12 +39,12 @@ def test_a_default_credential_means_there_is_no_file(
     (file.parent / "credentials/pin").write_text(default)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(file.parent / "credentials"))
     with pytest.raises(RotatorError, match=f"{file} must exist") as caught:
-        pin.find(str(file))
+        token.pin_path(str(file))
     assert caught.value.kind.name == "pin_unreadable"
 
 
 def test_token_without_a_pin() -> None:
-    assert (pin.find(""), pin.read("")) == ("", None)
+    assert (token.pin_path(""), token.read_pin("")) == ("", None)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_token_without_a_pin() -> None:
 def test_what_is_no_pin(file: Path, content: bytes, words: str) -> None:
     file.write_bytes(content)
     with pytest.raises(RotatorError, match=words) as caught:
-        pin.read(str(file))
+        token.read_pin(str(file))
     assert caught.value.kind.name == "pin_unreadable"
     assert "s3cr3t" not in str(caught.value).replace(str(file), "")
 
@@ -69,24 +69,24 @@ def test_what_is_no_pin(file: Path, content: bytes, words: str) -> None:
 def test_absent_file(file: Path) -> None:
     file.unlink()
     with pytest.raises(RotatorError, match="No such file"):
-        pin.find(str(file))
+        token.pin_path(str(file))
 
 
 def test_in_memory() -> None:
-    path = pin.in_memory("s3cr3t")
+    path = token.pin_in_memory("s3cr3t")
     assert path.startswith("/proc/self/fd/")
     assert Path(path).read_text() == "s3cr3t"
-    assert pin.read(path) == "s3cr3t"
+    assert token.read_pin(path) == "s3cr3t"
 
 
 def test_root_is_refused_where_it_would_leave_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    user.refuse_root("root")
-    user.become("root")
+    files.refuse_root("root")
+    files.become("root")
     with pytest.raises(RotatorError, match="started as root"):
-        user.refuse_root("edge-rotator")
+        files.refuse_root("edge-rotator")
     with pytest.raises(RotatorError, match="there is no user"):
-        user.become("no-such-user")
+        files.become("no-such-user")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    user.refuse_root("edge-rotator")
-    user.become("no-such-user")
+    files.refuse_root("edge-rotator")
+    files.become("no-such-user")

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from experiment import observe
+from experiment.phases import wait_for
+
 # systemd-analyze's exposure times ten; a ratchet: lower it when a unit gets tighter, never raise it.
 EXPOSURE = {
     "litestream.service": {"environment": 20, "process": 20},
     "sample-app.service": {"environment": 12, "process": 12},
     "edge-rotator.service": {"environment": 80, "process": 25},
+    "edge-rotator-due.service": {"environment": 12, "process": 12},
 }
 LONG_RUNNING = {"litestream.service": "litestream", "sample-app.service": "sample-app"}
 
@@ -60,6 +64,30 @@ def test_rotator_unit(host: Any, mode: str) -> None:
     assert show(host, "edge-rotator.service", "ProtectSystem") == "strict"
     assert show(host, "edge-rotator.timer", "ActiveState") == "active"
     assert show(host, "edge-rotator.timer", "UnitFileState") == "enabled"
+
+
+@pytest.mark.parametrize("unit", ["edge-rotator-due.timer", "edge-rotator-due.path"])
+def test_what_ends_a_wait_is_watched(host: Any, unit: str) -> None:
+    assert show(host, unit, "ActiveState") == "active"
+    assert show(host, unit, "UnitFileState") == "enabled"
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_tick_that_is_not_due_says_nothing_and_fails_nothing(host: Any, name: str) -> None:
+    since = observe.now(name)
+    host.check_output("systemctl start edge-rotator.service")
+    assert show(host, "edge-rotator.service", "Result") == "exec-condition"
+    assert show(host, "edge-rotator.service", "ActiveState") == "inactive"
+    assert observe.events(name, "rotated", since) == []
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_touched_certificate_is_tried_at_the_next_tick(host: Any, name: str) -> None:
+    since = observe.now(name)
+    host.check_output("touch /etc/edge-identity/device.crt")
+    wait_for(lambda: host.file("/run/edge-rotator/next").exists is False, 10)
+    host.check_output("systemctl start edge-rotator.service")
+    assert observe.events(name, "rotated", since)[0].fields["reason"] == "configuration"
 
 
 def test_litestream_never_gives_up(host: Any) -> None:
