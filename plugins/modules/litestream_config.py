@@ -1,0 +1,94 @@
+#!/usr/bin/python
+# Copyright: the authors of the Edge Litestream appliance
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
+"""Documentation of the action plugin of this name, which runs on the control node."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: litestream_config
+short_description: Check the configuration of Litestream, and tell all that follows from it
+version_added: 2.0.0
+description:
+  - Litestream ignores unknown keys silently and runs on without any database. What is wrong is found here,
+    before anything changes. The module fails with a sentence per problem, with key, value and what to do.
+  - Returns the configuration to write, with the defaults of the version's series under what the operator set,
+    and what the unit, the permissions and the rotator have to know of it.
+  - Runs on the control node alone; nothing is asked of the device.
+options:
+  config:
+    description: Content of litestream.yml as the operator gave it. Its keys are those of Litestream.
+    type: raw
+    required: true
+  version:
+    description: Version of Litestream, like V(0.5.17). Series 0.3 and 0.5 are known.
+    type: str
+    required: true
+  restart_interval:
+    description: Shortest time between two restarts by rotation, in seconds; 0 where there are none.
+    type: int
+    default: 0
+  prefix:
+    description: What every replica path has to start with; empty for any.
+    type: str
+    default: ""
+  managed:
+    description: The databases' directories are given to the applications' group, so they must not be shared.
+    type: bool
+    default: true
+  socket:
+    description: Path of the control socket of Litestream 0.5.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+author:
+  - Edge Litestream appliance
+"""
+
+EXAMPLES = r"""
+- name: Litestream's configuration is sound
+  edge_litestream.appliance.litestream_config:
+    version: 0.5.17
+    prefix: edge-0001/
+    config:
+      dbs:
+        - path: /var/lib/app/app.db
+          replica: {type: s3, bucket: backups, path: edge-0001/app.db, region: eu-central-1}
+  register: plan
+"""
+
+RETURN = r"""
+problems:
+  description: What is wrong, a sentence each. The message of a failure holds them all.
+  returned: always
+  type: list
+  elements: str
+config:
+  description: Configuration to write.
+  returned: success
+  type: dict
+databases:
+  description: Paths of the databases that are named; those of a C(dir) only Litestream knows.
+  returned: success
+  type: list
+  elements: str
+directories:
+  description: Directories that Litestream writes in, each once.
+  returned: success
+  type: list
+  elements: str
+searches:
+  description:
+    - Where the databases and what SQLite keeps beside them are, in the words of
+      M(edge_litestream.appliance.litestream_databases).
+  returned: success
+  type: list
+  elements: dict
+stop_timeout:
+  description: Seconds that a stop may take, the last sync of each database included.
+  returned: success
+  type: int
+"""

@@ -1,0 +1,433 @@
+#!/usr/bin/python
+# Copyright: the authors of the Edge Litestream appliance
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
+"""Bring a database back from its replica, beside an application that cannot be trusted."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: litestream_restore
+short_description: Bring a database back from its replica
+version_added: 2.0.0
+description:
+  - Restores a database as Litestream's unit would, with its user, environment and credentials, in a sandbox
+    of its own. The same user checks it there, since root parses no database that a device or a bucket made.
+  - Works in a directory of root's that the application cannot enter, on the file system of the database
+    where there is one, else below C(/var/lib). There must be room for a second copy.
+  - The old database and what belongs to it are moved aside, never deleted, into C(DATABASE.before-TIME), or
+    C(DIR.before-TIME) for a database of a C(dir). Then the new one takes its place, with the old one's owner
+    and mode 0660.
+  - Before that nothing is changed. What fails leaves the old database where it is.
+  - Stops and starts no unit. It fails when a process has the database open, and when an application
+    has made a new one meanwhile; the new one is left alone.
+options:
+  config:
+    description: Content of the device's litestream.yml.
+    type: dict
+    required: true
+  database:
+    description: Path of the database. Empty for the only one. One of a C(dir) has to be named.
+    type: str
+    default: ""
+  timestamp:
+    description: Point in time, like V(2026-11-22T10:00:00Z). Empty for the latest.
+    type: str
+    default: ""
+  unit:
+    description: Unit of Litestream.
+    type: str
+    default: litestream.service
+  program:
+    description: Path of Litestream.
+    type: path
+    default: /usr/local/bin/litestream
+attributes:
+  check_mode:
+    description: Says which database would be restored, and fails when none is found. Changes nothing.
+    support: full
+author:
+  - Edge Litestream appliance
+"""
+
+EXAMPLES = r"""
+- name: The database is that of the replica
+  edge_litestream.appliance.litestream_restore:
+    config: "{{ content | b64decode | from_yaml }}"
+    timestamp: "2026-11-22T10:00:00Z"
+  async: 86400
+  poll: 3
+"""
+
+RETURN = r"""
+database:
+  description: Path of the database.
+  returned: success
+  type: str
+aside:
+  description: Directory of the old database. Empty when there was none, and in check mode.
+  returned: success
+  type: str
+starters:
+  description: Installed units that start Litestream, in the order in which to stop them before a restore.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestream_config import (
+    alone,
+    choose,
+    meta,
+)
+
+LOCK = "/run/litestream-restore.lock"
+FALLBACK = "/var/lib"  # where work is done when the database's file system has no directory of root's
+WORK = ".litestream-restore"
+LIMIT_S = 86400
+BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
+# In environment mode every rotation starts Litestream. In process mode the rotator goes on, so that the
+# credentials of a long restore stay fresh, and only the file that it writes starts Litestream.
+STARTERS_PROCESS = ("litestream.path",)
+STARTERS_ENVIRONMENT = (
+    "edge-rotator.timer",
+    "edge-rotator-due.timer",
+    "edge-rotator-due.path",
+    "edge-rotator-due.service",
+    "edge-rotator.service",
+    "edge-rotator-force.service",
+)
+PASSED_ON = (
+    "User",
+    "Group",
+    "SupplementaryGroups",
+    "Environment",
+    "UnsetEnvironment",
+    "EnvironmentFiles",
+)
+SANDBOX = (
+    "UMask=0077",
+    f"RuntimeMaxSec={LIMIT_S}",
+    "LimitCORE=0",
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "ProtectSystem=strict",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectClock=yes",
+    "ProtectControlGroups=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectProc=invisible",
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+    "RestrictNamespaces=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+)
+CHECK = """
+import sqlite3, sys
+database = sqlite3.connect("file:database?mode=ro&immutable=1", uri=True)
+answer = database.execute("PRAGMA integrity_check").fetchone()[0]
+sys.exit(answer != "ok" and answer)
+"""
+
+
+class RestoreError(Exception):
+    """What stands in the way, with what to do about it."""
+
+
+def unit_properties(unit: str) -> dict[str, list[str]]:
+    """Properties of Litestream's unit that a restore takes over; a name may have several values."""
+    show = ["systemctl", "show", f"--property={','.join(PASSED_ON)}", "--", unit]
+    told = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    found: dict[str, list[str]] = {}
+    for line in told.splitlines():
+        name, _, value = line.partition("=")
+        if value:
+            found.setdefault(name, []).append(value)
+    if "User" not in found:
+        raise RestoreError(f"{unit} is not installed or runs as root: run playbooks/site.yml first")
+    return found
+
+
+def starters(unit: dict[str, list[str]]) -> list[str]:
+    """Installed units that start Litestream in its mode of delivery."""
+    names = STARTERS_ENVIRONMENT if "EnvironmentFiles" in unit else STARTERS_PROCESS
+    show = ["systemctl", "show", "--property=LoadState", "--value", "--", *names]
+    told = subprocess.run(show, capture_output=True, text=True, check=True).stdout.split()
+    return [name for name, state in zip(names, told, strict=True) if state == "loaded"]
+
+
+def transient(unit: dict[str, list[str]], directory: str, network: bool) -> list[str]:
+    """Command that runs another one in a sandbox, as Litestream's unit would, in this directory."""
+    properties = [f"{name}={value}" for name in PASSED_ON[:-1] for value in unit.get(name, [])]
+    # Shown with a remark in parentheses, which is not taken.
+    properties += [f"EnvironmentFile={value.split(' (')[0]}" for value in unit.get("EnvironmentFiles", [])]
+    properties += [*SANDBOX, f"WorkingDirectory={directory}", f"ReadWritePaths={directory}"]
+    properties.append(f"ProtectHome={'no' if directory.startswith(('/home/', '/root/')) else 'yes'}")
+    properties.append(f"PrivateNetwork={'no' if network else 'yes'}")
+    return [
+        "systemd-run",
+        "--quiet",
+        "--wait",
+        "--pipe",
+        "--collect",
+        *[f"--property={p}" for p in properties],
+    ]
+
+
+def execute(prefix: list[str], command: list[str], what: str) -> None:
+    """Run a command; raise RestoreError with what it said when it fails."""
+    done = subprocess.run(
+        [*prefix, *command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise RestoreError(f"{what}: {(done.stderr or done.stdout).strip()[-2000:]}")
+
+
+def users(directory: int, name: str) -> list[str]:
+    """Return the processes that have the database or what belongs to it open, as `NAME (PID)`."""
+    wanted = set()
+    for suffix in BESIDE:
+        with contextlib.suppress(FileNotFoundError):
+            info = os.stat(name + suffix, dir_fd=directory, follow_symlinks=False)
+            wanted.add((info.st_dev, info.st_ino))
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    info = os.stat(f"/proc/{pid}/fd/{number}")
+                    if (info.st_dev, info.st_ino) in wanted:
+                        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                            found.append(f"{comm.read().strip()} ({pid})")
+                        break
+    return found
+
+
+def work_base(directory: str) -> str:
+    """Nearest directory above whose names root alone can change, on the file system of the database."""
+    device = os.stat(directory).st_dev
+    chain, here = [], os.path.dirname(os.path.realpath(directory))
+    while here != "/":
+        chain.append(here)
+        here = os.path.dirname(here)
+    # One that lies below a directory of somebody else's could be moved away.
+    safe = [descriptors.only_roots(os.stat(path)) for path in chain]
+    for index, path in enumerate(chain):
+        if all(safe[index:]) and os.stat(path).st_dev == device:
+            return path
+    return FALLBACK
+
+
+@contextlib.contextmanager
+def work_directory(base: str, user: int, group: int) -> Iterator[tuple[str, str]]:
+    """Path of a directory that Litestream's group may enter, and of one in it that its user may write."""
+    work = os.path.join(base, WORK)
+    shutil.rmtree(work, ignore_errors=True)  # what an interrupted run left
+    os.mkdir(work, 0o700)
+    try:
+        out = os.path.join(work, "out")
+        os.mkdir(out, 0o700)
+        os.chown(out, user, group)
+        os.chown(work, -1, group)
+        os.chmod(work, 0o710)
+        yield work, out
+    finally:
+        shutil.rmtree(work)
+
+
+def entries(directory: int, name: str) -> list[str]:
+    """Names of a database and what SQLite keeps beside it, as far as they are there."""
+    there = set(os.listdir(directory))
+    return [name + suffix for suffix in BESIDE if name + suffix in there]
+
+
+def put_aside(directory: int, path: str, entry: dict[str, Any], aside: str) -> bool:
+    """Move the old database, its companions and Litestream's own files; say whether there was anything."""
+    moves = [(directory, name) for name in entries(directory, os.path.basename(path))]
+    where, own = meta(entry, path)
+    with contextlib.ExitStack() as opened:
+        with contextlib.suppress(FileNotFoundError):
+            place = descriptors.open_directory(where)
+            opened.callback(os.close, place)
+            moves += [(place, name) for name in os.listdir(place) if name == own or not own]
+        if not moves:
+            return False
+        parent = descriptors.open_directory(os.path.dirname(aside))
+        opened.callback(os.close, parent)
+        os.mkdir(os.path.basename(aside), 0o770, dir_fd=parent)
+        kept = os.open(os.path.basename(aside), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        opened.callback(os.close, kept)
+        if os.fstat(kept).st_uid != os.geteuid():
+            raise RestoreError(f"{aside} was exchanged while it was made: find out by whom")
+        device = os.fstat(kept).st_dev
+        if any(os.fstat(source).st_dev != device for source, _ in moves):
+            os.rmdir(os.path.basename(aside), dir_fd=parent)
+            raise RestoreError(f"{where} and {aside} are on two file systems: move {where} away by hand")
+        for source, name in moves:
+            os.rename(name, name, src_dir_fd=source, dst_dir_fd=kept)
+    return True
+
+
+def publish(file: int, directory: int, name: str) -> None:
+    """Give an open file its name, in one step. Raises FileExistsError when the name is taken."""
+    try:
+        os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=directory, follow_symlinks=True)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Another file system, or one that knows no links: a copy that has no name until it is complete.
+        with open(os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory), "wb") as copy:
+            with open(os.dup(file), "rb") as source:
+                shutil.copyfileobj(source, copy, 1 << 20)
+            info = os.fstat(file)
+            os.fchown(copy.fileno(), info.st_uid, info.st_gid)
+            os.fchmod(copy.fileno(), stat.S_IMODE(info.st_mode))
+            copy.flush()
+            os.fsync(copy.fileno())
+            os.link(f"/proc/self/fd/{copy.fileno()}", name, dst_dir_fd=directory, follow_symlinks=True)
+
+
+def restored(work: str, out: str, group: int) -> int:
+    """Take the restored database over from Litestream's user; return its descriptor."""
+    os.chown(out, os.geteuid(), group)
+    os.chmod(out, 0o750)
+    directory = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        database: int = descriptors.open_file("database", directory)
+        return database
+    except (FileNotFoundError, descriptors.UnsafeError) as error:
+        raise RestoreError(f"Litestream left no database in {work}: {error}") from error
+    finally:
+        os.close(directory)
+
+
+def owner(directory: int, name: str) -> tuple[int, int]:
+    """User and group of the old database, or of its directory."""
+    try:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        info = os.fstat(directory)
+    return info.st_uid, info.st_gid
+
+
+def restore(params: dict[str, Any], path: str, entry: dict[str, Any], unit: dict[str, list[str]]) -> str:
+    """Restore, check and exchange; return the directory of the old database, empty when there was none."""
+    user, group = ids(unit)
+    name = os.path.basename(path)
+    kept = f"{entry.get('dir', path).rstrip('/')}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    with contextlib.ExitStack() as opened:
+        directory = descriptors.open_directory(os.path.dirname(path))
+        opened.callback(os.close, directory)
+        refuse_users(directory, path)
+        base = work_base(os.path.dirname(path))
+        work, out = opened.enter_context(work_directory(base, user, group))
+        # JSON is YAML, and the device's Python knows it.
+        told = os.path.join(work, "litestream.yml")
+        with open(told, "w", encoding="utf-8") as file:
+            json.dump({**params["config"], "dbs": [alone(entry, path)]}, file, ensure_ascii=False)
+        os.chown(told, -1, group)
+        os.chmod(told, 0o640)
+        command = [params["program"], "restore", "-config", told, "-o", os.path.join(out, "database")]
+        command += ["-timestamp", params["timestamp"]] if params["timestamp"] else []
+        execute(transient(unit, out, network=True), [*command, path], "Litestream could not restore it")
+        database = restored(work, out, group)
+        opened.callback(os.close, database)
+        check = ["/usr/bin/python3", "-I", "-c", CHECK]
+        execute(transient(unit, out, network=False), check, "the restored database is damaged")
+        refuse_users(directory, path)
+        os.fchown(database, *owner(directory, name))
+        os.fchmod(database, 0o660)
+        os.fsync(database)
+        aside = kept if put_aside(directory, path, entry, kept) else ""
+        try:
+            publish(database, directory, name)
+        except FileExistsError as error:
+            raise RestoreError(
+                f"{path} was made anew meanwhile, and is left alone. The old database is in {kept}. "
+                "Name the unit that made it in restore_units and run this again, "
+                "with a restore_timestamp from before."
+            ) from error
+        os.fsync(directory)
+    return aside
+
+
+def refuse_users(directory: int, path: str) -> None:
+    """Raise RestoreError when somebody has the database open."""
+    found = users(directory, os.path.basename(path))
+    if found:
+        raise RestoreError(
+            f"{path} is open in {', '.join(found)}: name its unit in restore_units, or stop the process"
+        )
+
+
+def ids(unit: dict[str, list[str]]) -> tuple[int, int]:
+    """User and group of Litestream's unit."""
+    account = pwd.getpwnam(unit["User"][0])
+    return account.pw_uid, grp.getgrnam(unit["Group"][0]).gr_gid if "Group" in unit else account.pw_gid
+
+
+def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Do what the module is for; return its result. Raises RestoreError and others."""
+    path, entry = choose(params["config"], params["database"])
+    unit = unit_properties(params["unit"])
+    aside = ""
+    if not check:
+        with open(LOCK, "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RestoreError("another restore is under way on this device: wait for its end") from error
+            aside = restore(params, path, entry, unit)
+    return {
+        "changed": True,
+        "database": path,
+        "aside": aside,
+        "starters": starters(unit),
+    }
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "config": {"type": "dict", "required": True},
+            "database": {"type": "str", "default": ""},
+            "timestamp": {"type": "str", "default": ""},
+            "unit": {"type": "str", "default": "litestream.service"},
+            "program": {"type": "path", "default": "/usr/local/bin/litestream"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, module.check_mode))
+    except (RestoreError, descriptors.UnsafeError, ValueError, OSError, subprocess.SubprocessError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

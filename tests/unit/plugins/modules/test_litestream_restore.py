@@ -1,0 +1,237 @@
+"""litestream_restore: with the real Litestream, from a replica in a directory; the application is hostile."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edge_litestream.appliance.plugins.modules import litestream_restore as restore
+
+Run = Callable[..., dict[str, Any]]
+LITESTREAM = shutil.which("litestream") or str(Path(sys.executable).with_name("litestream"))
+pytestmark = [
+    pytest.mark.skipif(not Path(LITESTREAM).exists(), reason="needs Litestream"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users"),
+]
+NOBODY = pwd.getpwnam("nobody").pw_uid
+UNIT = {"User": ["root"], "Group": [grp.getgrgid(0).gr_name]}
+
+
+def fill(path: Path, *rows: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE IF NOT EXISTS t(x)")
+        database.executemany("INSERT INTO t VALUES (?)", [(row,) for row in rows])
+
+
+def rows(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+        return [row[0] for row in database.execute("SELECT x FROM t ORDER BY rowid")]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    app = tmp_path / "app"
+    app.mkdir()
+    app.chmod(0o2770)
+    return {"dbs": [{"path": str(app / "a b.db"), "replica": {"path": str(tmp_path / "replica")}}]}
+
+
+@pytest.fixture
+def path(config: dict[str, Any], tmp_path: Path) -> Path:
+    """A database with a replica of two rows, and a third row that is not replicated. It is nobody's."""
+    path = Path(config["dbs"][0]["path"])
+    fill(path, "one", "two")
+    known = tmp_path / "replicate.yml"
+    known.write_text(f"dbs: [{{path: '{path}', replica: {{type: file, path: '{tmp_path}/replica'}}}}]\n")
+    command = [LITESTREAM, "replicate", "-once", "-config", str(known)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    fill(path, "three")
+    os.chown(path, NOBODY, 0)
+    os.chown(path.parent, NOBODY, 0)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No systemd here: commands run in their directory, as they are."""
+    monkeypatch.setattr(restore, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(restore, "unit_properties", lambda unit: UNIT)
+    monkeypatch.setattr(restore, "starters", lambda unit: ["litestream.path"])
+    monkeypatch.setattr(
+        restore, "transient", lambda unit, directory, network: ["env", f"--chdir={directory}"]
+    )
+    yield
+    assert not list(tmp_path.rglob(restore.WORK)), "nothing is left of the work"
+
+
+def args(config: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"config": config, "program": LITESTREAM, **more}
+
+
+def test_the_replica_takes_the_databases_place(run: Run, config: dict[str, Any], path: Path) -> None:
+    would = run(check=True, **args(config))
+    assert (would["changed"], would["database"], would["aside"]) == (True, str(path), "")
+    assert would["starters"] == ["litestream.path"]
+    assert rows(path) == ["one", "two", "three"]
+    done = run(**args(config))
+    assert "failed" not in done, done
+    assert rows(path) == ["one", "two"]
+    info = path.stat()
+    assert (info.st_uid, info.st_gid, info.st_mode & 0o7777, info.st_nlink) == (NOBODY, 0, 0o660, 1)
+    aside = Path(done["aside"])
+    assert aside.name.startswith("a b.db.before-")
+    assert rows(aside / "a b.db") == ["one", "two", "three"], "the old one is kept"
+    assert {entry.name for entry in aside.iterdir()} >= {"a b.db", ".a b.db-litestream"}
+    assert {entry.name for entry in path.parent.iterdir()} == {"a b.db", aside.name}
+
+
+def test_a_database_that_is_gone_comes_back(run: Run, config: dict[str, Any], path: Path) -> None:
+    for entry in path.parent.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    done = run(**args(config))
+    assert done["aside"] == ""
+    assert rows(path) == ["one", "two"]
+    assert path.stat().st_uid == NOBODY, "its directory's owner"
+
+
+def test_a_failure_leaves_everything_as_it_is(run: Run, config: dict[str, Any], path: Path) -> None:
+    before = sorted(entry.name for entry in path.parent.iterdir())
+    done = run(**args(config, timestamp="2001-01-01T00:00:00Z"))
+    assert "Litestream could not restore it: " in done["msg"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == before
+    assert rows(path) == ["one", "two", "three"]
+
+
+def test_a_damaged_replica_is_refused(run: Run, config: dict[str, Any], path: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "litestream"
+    fake.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho damaged >"$2"\n')
+    fake.chmod(0o755)
+    done = run(**args(config, program=str(fake)))
+    assert "the restored database is damaged" in done["msg"]
+    assert rows(path) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_what_litestream_leaves_is_not_followed(
+    run: Run, config: dict[str, Any], path: Path, tmp_path: Path, kind: str
+) -> None:
+    """Root would give the file that it leads to to the application."""
+    precious = tmp_path / "precious"
+    shutil.copy(path, precious)
+    precious.chmod(0o600)
+    fake = tmp_path / "litestream"
+    word = "ln -s" if kind == "symlink" else "ln"
+    fake.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n{word} {precious} "$2"\n')
+    fake.chmod(0o755)
+    assert "Litestream left no database" in run(**args(config, program=str(fake)))["msg"]
+    assert (precious.stat().st_uid, precious.stat().st_mode & 0o777) == (0, 0o600)
+
+
+def test_whoever_has_it_open_is_named(run: Run, config: dict[str, Any], path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], stdin=path.open("rb")) as user:
+        done = run(**args(config))
+        user.kill()
+    assert f"is open in sleep ({user.pid})" in done["msg"]
+    assert rows(path) == ["one", "two", "three"]
+
+
+def test_a_database_made_anew_meanwhile_is_left_alone(
+    run: Run, config: dict[str, Any], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = restore.put_aside
+
+    def raced(*given: Any) -> bool:
+        moved = bool(real(*given))
+        path.write_text("anew")
+        return moved
+
+    monkeypatch.setattr(restore, "put_aside", raced)
+    done = run(**args(config))
+    assert all(part in done["msg"] for part in (str(path), ".before-", "restore_units", "made anew"))
+    assert path.read_text() == "anew"
+
+
+def test_the_old_one_being_a_link_moves_the_link(
+    run: Run, config: dict[str, Any], path: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+    path.unlink()
+    path.symlink_to(precious)
+    done = run(**args(config))
+    assert "failed" not in done, done
+    assert (precious.stat().st_uid, precious.stat().st_mode & 0o777) == (0, 0o600)
+    assert (Path(done["aside"]) / path.name).is_symlink()
+    assert rows(path) == ["one", "two"]
+
+
+def test_a_directory_exchanged_for_a_link_is_refused(
+    run: Run, config: dict[str, Any], path: Path, tmp_path: Path
+) -> None:
+    os.chown(tmp_path, NOBODY, 0)
+    path.parent.rename(tmp_path / "elsewhere")
+    path.parent.symlink_to("elsewhere")
+    assert "is a link that others than root can change" in run(**args(config))["msg"]
+
+
+def test_another_file_system_gets_a_copy_of_no_name(
+    run: Run, config: dict[str, Any], path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The application owns all above its database: the work is done elsewhere."""
+    memory = Path("/dev/shm")  # noqa: S108
+    if memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system")
+    fallback = memory / f"restore-{os.getpid()}"
+    fallback.mkdir(mode=0o755)
+    try:
+        os.chown(tmp_path, NOBODY, 0)
+        monkeypatch.setattr(restore, "FALLBACK", str(fallback))
+        assert restore.work_base(str(path.parent)) == str(fallback)
+        done = run(**args(config))
+        assert "failed" not in done, done
+        assert rows(path) == ["one", "two"]
+        info = path.stat()
+        assert (info.st_uid, info.st_mode & 0o7777, info.st_nlink) == (NOBODY, 0o660, 1)
+    finally:
+        shutil.rmtree(fallback)
+
+
+def test_one_restore_at_a_time(run: Run, config: dict[str, Any], path: Path, tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        ["flock", tmp_path / "lock", "sh", "-c", "echo held; exec sleep 60"], stdout=subprocess.PIPE
+    )
+    assert holder.stdout
+    holder.stdout.readline()
+    try:
+        assert "another restore is under way" in run(**args(config))["msg"]
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert rows(path)
+
+
+def test_what_an_interrupted_run_left_does_not_matter(
+    run: Run, config: dict[str, Any], path: Path, tmp_path: Path
+) -> None:
+    left = Path(restore.work_base(str(path.parent))) / restore.WORK / "out"
+    left.mkdir(parents=True)
+    (left / "database").write_text("half")
+    assert "failed" not in run(**args(config))
+    assert rows(path) == ["one", "two"]
+
+
+def test_a_choice_that_is_none_is_named(run: Run, config: dict[str, Any], path: Path) -> None:
+    done = run(check=True, **args(config, database="/var/lib/other.db"))
+    assert done["msg"] == f"restore_database is '/var/lib/other.db': give one of {path}."
