@@ -34,7 +34,7 @@ class Operator:
         return self.home / ".ansible/collections/ansible_collections" / NAME.replace(".", "/")
 
     def run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run one of ansible-core's programs in the operator's directory; the caller looks at its exit code."""
+        """Run a program of ansible-core in the operator's directory; the caller looks at its exit code."""
         return subprocess.run(
             [tool(program), *map(str, arguments)],
             cwd=self.directory,

@@ -1,4 +1,4 @@
-"""The repository is a collection: what its archive holds, and that a clone and an installed one are the same."""
+"""The repository is a collection: what its archive holds, and that clone and installed one are the same."""
 
 from __future__ import annotations
 
@@ -62,7 +62,17 @@ def test_archive_holds_what_a_control_node_runs(archive: Path, repository: Path)
     tops = {name.split("/")[0] for name in files} - {"MANIFEST.json", "FILES.json"}
     assert tops == {
         *("CHANGELOG.md", "LICENSE", "README.md", "execution-environment.yml", "pyproject.toml"),
-        *("changelogs", "docs", "edge_rotator", "files", "inventory", "meta", "playbooks", "plugins", "roles"),
+        *(
+            "changelogs",
+            "docs",
+            "edge_rotator",
+            "files",
+            "inventory",
+            "meta",
+            "playbooks",
+            "plugins",
+            "roles",
+        ),
     }
     assert {name for name in files if name.startswith("inventory/")} == {
         "inventory/production.example/group_vars/all.yml",
@@ -116,12 +126,12 @@ def test_preflight_of_the_installed_collection_refuses_a_bad_value(operator: Ope
     """In check mode, for the one device of this inventory is this machine."""
     done = operator.run(
         "ansible-playbook",
-        *("-i", "inventory", "--check", "-e", "edge_rotator_tick=never"),
+        *("-i", "inventory", "--check", "-e", "pkcs11_profile=abacus"),
         f"{NAME}.site",
     )
     assert done.returncode != 0
     text = " ".join((done.stdout + done.stderr).split())
-    assert "edge_rotator_tick" in text
+    assert "value of pkcs11_profile must be one of" in text, text
     assert "changed=0 unreachable=0 failed=1" in text, text
 
 
@@ -157,7 +167,9 @@ def test_execution_environment_can_be_made(archive: Path, tmp_path: Path) -> Non
     wanted = yaml.safe_load((context / "_build/requirements.yml").read_text())["collections"]
     assert [(context / "_build" / entry["name"]).is_file() for entry in wanted] == [True]
     made = (context / "Containerfile").read_text()
-    core = next(line for line in (ROOT / "requirements.lock").read_text().splitlines() if "ansible-core==" in line)
+    core = next(
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if "ansible-core==" in line
+    )
     assert core.split()[0] in made, "the version that the tests run"
 
 
@@ -166,6 +178,8 @@ def test_changelog_is_made_from_its_source(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "changelogs", tmp_path / "changelogs")
     subprocess.run([tool("antsibull-changelog"), "generate"], cwd=tmp_path, check=True, timeout=60)
-    assert (tmp_path / "CHANGELOG.md").read_text() == (ROOT / "CHANGELOG.md").read_text(), "antsibull-changelog generate"
+    assert (tmp_path / "CHANGELOG.md").read_text() == (ROOT / "CHANGELOG.md").read_text(), (
+        "antsibull-changelog generate"
+    )
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
     assert version in yaml.safe_load((ROOT / "changelogs/changelog.yaml").read_text())["releases"]
