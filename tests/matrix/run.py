@@ -41,7 +41,7 @@ for lock in tests/matrix/ansible-core-*.lock; do
     # Before the virtual environment's own ansible-core on the path, and so instead of it.
     export PYTHONPATH=$core
     python -m ansible playbook --version | head -n 1
-    python -m ansible playbook --inventory inventory/production.example --syntax-check playbooks/*.yml >/dev/null
+    python -m ansible playbook -i inventory/production.example --syntax-check playbooks/*.yml >/dev/null
     [ ! -d tests/unit/plugins ] || python -m pytest --quiet -p no:cacheprovider tests/unit/plugins
     unset PYTHONPATH
 done
