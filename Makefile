@@ -16,14 +16,14 @@ export PATH := $(VENV)/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
 
-.PHONY: help demo test lint unit molecule bench lab-up lab-down ssh converge docs lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule bench lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint unit molecule bench lab-up lab-down ssh converge docs setup clean:
+demo test lint sanity unit matrix molecule bench lab-up converge ssh lab-down docs dist setup clean:
 	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
@@ -34,9 +34,9 @@ setup: ## install what the other targets need (they call it)
 demo: setup ## boot two devices, rotate, restore, compare: the experiment in minutes
 	@python -m experiment.demo
 
-test: setup lint unit molecule ## lint, unit tests and Molecule scenarios: what CI runs
+test: setup lint sanity unit matrix molecule ## everything below up to molecule: what CI runs
 
-lint: setup ## ansible-lint, yamllint, cfn-lint, ruff, mypy, shellcheck
+lint: setup ## ansible-lint, yamllint, cfn-lint, ruff, mypy, shellcheck, actionlint, changelog
 	@echo '==> lint' >&2
 	yamllint --strict .
 	ansible-lint --strict --offline -q
@@ -45,13 +45,23 @@ lint: setup ## ansible-lint, yamllint, cfn-lint, ruff, mypy, shellcheck
 	ruff format --check --quiet .
 	mypy --no-error-summary
 	shellcheck $$(git ls-files '*.sh') .ci/run
+	actionlint
+	antsibull-changelog lint
 
-unit: setup ## unit tests, in seconds
+sanity: setup ## ansible-test sanity on the built collection
+	@echo '==> ansible-test sanity' >&2
+	tests/sanity/run.sh
+
+unit: setup ## unit tests and their coverage
 	@echo '==> unit tests' >&2
 	coverage erase
 	coverage run -m pytest --quiet
 	coverage combine --quiet
 	coverage report
+
+matrix: setup ## the same on Debian 13 with Python 3.13, and newer releases of ansible-core
+	@echo '==> unit tests on Debian 13' >&2
+	python tests/matrix/run.py
 
 molecule: setup ## boot machines and verify the whole appliance
 	@molecule/shared/scenarios.sh
@@ -75,6 +85,13 @@ lab-down: ## end the lab's machines
 docs: setup ## write the pages that are made from the source
 	@python docs/generate.py
 
+dist: setup ## build the collection's archive and its digest in build/
+	@mkdir -p build
+	rm -f build/*.tar.gz build/SHA256SUMS
+	ansible-galaxy collection build --output-path build
+	cd build
+	sha256sum ./*.tar.gz | sed 's,\./,,' | tee SHA256SUMS
+
 clean: lab-down ## leave nothing behind: machines, images, virtual environment, results
 	@rm -rf $(EDGE_CACHE_DIR) $(EDGE_LAB_DIR) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible mutants
 	rm -f .coverage .coverage.*
@@ -84,7 +101,11 @@ endif
 
 lock: ## pin every dependency again, with hashes
 	@uv=$(VENV)/bin/uv
-	options="--quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate"
-	$$uv pip compile $$options --extra control --extra test --output-file requirements.lock pyproject.toml
-	$$uv pip compile $$options --output-file files/device-requirements.lock pyproject.toml
-	$$uv pip compile $$options --output-file files/device-build-requirements.lock files/device-build-requirements.in
+	options="--quiet --universal --generate-hashes --no-header --no-emit-index-url --no-annotate"
+	$$uv pip compile $$options --python-version 3.11 --extra control --extra test --output-file requirements.lock pyproject.toml
+	for core in 2.20 2.21; do
+		lock=tests/matrix/ansible-core-$$core.lock
+		echo "ansible-core==$$core.*" | $$uv pip compile $$options --no-deps --python-version 3.13 --output-file $$lock -
+	done
+	$$uv pip compile $$options --python-version 3.11 --output-file files/device-requirements.lock pyproject.toml
+	$$uv pip compile $$options --python-version 3.11 --output-file files/device-build-requirements.lock files/device-build-requirements.in

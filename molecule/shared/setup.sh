@@ -9,7 +9,7 @@ cache=${EDGE_CACHE_DIR:?}
 say() { printf '==> %s\n' "$*" >&2; }
 
 # The lab's machines, the compiler for pycurl, real tokens and tools for the unit tests.
-packages="ca-certificates dbus gcc gnutls-bin iproute2 iptables libc6-dev libcurl4-openssl-dev
+packages="ca-certificates dbus gcc git gnutls-bin iproute2 iptables libc6-dev libcurl4-openssl-dev
 libengine-pkcs11-openssl libssl-dev libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 mmdebstrap opensc
 opensc-pkcs11 openssh-client openssl p11-kit python3 python3-dev python3-pycurl python3-venv shellcheck softhsm2 sudo
 swtpm swtpm-tools systemd-container tpm2-abrmd tpm2-tools"
@@ -20,6 +20,7 @@ for package in $packages; do
 done
 if [ -n "$missing" ]; then
     say "installing Debian packages:$missing"
+    mkdir -p "$cache"
     apt-get update -qq
     # No service of these packages is wanted on this machine.
     policy=/usr/sbin/policy-rc.d
@@ -30,16 +31,16 @@ if [ -n "$missing" ]; then
         chmod 755 "$policy"
     fi
     # shellcheck disable=SC2086 # a list of names
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >"$root/.apt.log" 2>&1 || {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >"$cache/apt.log" 2>&1 || {
         [ -z "$ours" ] || rm -f "$ours"
-        tail -n 20 "$root/.apt.log" >&2
+        tail -n 20 "$cache/apt.log" >&2
         exit 1
     }
     [ -z "$ours" ] || rm -f "$ours"
-    rm -f "$root/.apt.log"
+    rm -f "$cache/apt.log"
 fi
 
-# Only promtool of the package prometheus, whose service nobody wants here.
+# Only promtool: Debian 12 has it in the package prometheus, whose service nobody wants here.
 if ! command -v promtool >/dev/null && [ ! -x "$cache/bin/promtool" ]; then
     say "unpacking promtool into $cache/bin"
     mkdir -p "$cache/bin"
@@ -47,8 +48,10 @@ if ! command -v promtool >/dev/null && [ ! -x "$cache/bin/promtool" ]; then
     (
         cd "$folder"
         chmod 755 .
-        apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }
-        dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --to-stdout ./usr/bin/promtool >promtool
+        package=prometheus
+        ! apt-cache show promtool >/dev/null 2>&1 || package=promtool
+        apt-get download -qq $package 2>/dev/null || { apt-get update -qq && apt-get download -qq $package; }
+        dpkg-deb --fsys-tarfile ./*.deb | tar -x --to-stdout ./usr/bin/promtool >promtool
     )
     install -m 755 "$folder/promtool" "$cache/bin/promtool"
     rm -rf "$folder"

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Write a row into table Sample every few seconds, over one connection that stays open.
 
 An application that opens and closes per write makes Litestream upload the whole database at each restart.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiment import observe
+from experiment.installed import NAME, ROOT, Operator, build
 from experiment.phases import assert_lossless, play, wait_for
 
 pytestmark = pytest.mark.timeout(400)
@@ -21,6 +24,19 @@ def only_one(name: str) -> None:
 
 def test_status_tells_of_the_fleet(host: Any, only_one: None) -> None:
     wait_for(lambda: "2 ok" in play("status").text, 60)
+
+
+def test_installed_collection_finds_nothing_to_change(only_one: None, tmp_path: Path) -> None:
+    """What a clone converged, a collection from the archive does not change: both ways mean the same."""
+    operator = Operator(tmp_path / "home")
+    operator.install(build(tmp_path))
+    shutil.copytree(ROOT / "inventory/lab", operator.directory / "inventory")
+    done = operator.run("ansible-playbook", "-i", "inventory", f"{NAME}.site")
+    text = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 0, text
+    for name in ("edge01", "edge02"):
+        recap = text[text.index("PLAY RECAP") :].split(f"{name} : ")[1]
+        assert " changed=0 unreachable=0 failed=0 " in recap.split("ignored=")[0], text
 
 
 def test_rotate_proves_that_credentials_are_new(host: Any, name: str, secret_file: str) -> None:
