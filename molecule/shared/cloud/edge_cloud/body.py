@@ -90,7 +90,9 @@ async def read(pieces: AsyncIterator[bytes], headers: dict[str, str], signed: Si
             raise S3Error("NotImplemented", "The lab does not know this kind of payload")
         pieces = decode(_Source(pieces), declared, headers, signed)
     elif declared != "UNSIGNED-PAYLOAD" and not re.fullmatch("[0-9a-f]{64}", declared):
-        raise S3Error("InvalidArgument", "x-amz-content-sha256 must be a digest, or say how the body is signed")
+        raise S3Error(
+            "InvalidArgument", "x-amz-content-sha256 must be a digest, or say how the body is signed"
+        )
     checks = _declared_digests(headers)
     body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the caller closes it
     sha256 = hashlib.sha256()

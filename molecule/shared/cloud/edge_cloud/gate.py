@@ -21,7 +21,15 @@ from edge_cloud.serving import FIELDS, listen, open_log, server_context
 _CHUNK = 64 * 1024
 _MAX_BATCH = 1024 * 1024
 _UPSTREAM_TIMEOUT = ClientTimeout(total=60)
-_PASSED_ON = ("cache-control", "content-disposition", "content-language", "content-type", "expires", "if-", "range")
+_PASSED_ON = (
+    "cache-control",
+    "content-disposition",
+    "content-language",
+    "content-type",
+    "expires",
+    "if-",
+    "range",
+)
 _PASSED_ON_AMZ = ("x-amz-copy-source", "x-amz-meta-", "x-amz-metadata-directive", "x-amz-storage-class")
 _OF_ONE_CONNECTION = {"connection", "keep-alive", "transfer-encoding"}
 
@@ -45,8 +53,14 @@ class Gate:
         claimed = signature.access_key(request.headers.get("authorization"))
         key = self.ledger.key(claimed) if claimed else None
         fields = request[FIELDS] = {
-            **{"thing": key and key.thing, "role": key and key.role, "access_key": claimed},
-            **{"method": request.method, "path": path, "query": query, "bytes_in": 0, "bytes_out": 0},
+            "thing": key and key.thing,
+            "role": key and key.role,
+            "access_key": claimed,
+            "method": request.method,
+            "path": path,
+            "query": query,
+            "bytes_in": 0,
+            "bytes_out": 0,
         }
         try:
             return await self._serve(request)
@@ -56,7 +70,8 @@ class Gate:
         except (ClientError, OSError, TimeoutError) as error:
             # Nobody is there to be answered, or half an answer is out; what is left is the log.
             fields.update(status=None, error=type(error).__name__)
-            request.transport and request.transport.close()
+            if request.transport:
+                request.transport.close()
             return web.Response(status=500)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -53,7 +53,9 @@ class Key:
 
     def public(self) -> dict[str, Any]:
         """Return all that may be printed and logged."""
-        return {name: value for name, value in asdict(self).items() if name not in {"secret", "token", "role"}}
+        return {
+            name: value for name, value in asdict(self).items() if name not in {"secret", "token", "role"}
+        }
 
 
 @dataclass(frozen=True)
@@ -185,9 +187,7 @@ class Ledger:
     def add_fault(self, name: str, options: dict[str, Any], thing: str | None, times: int | None) -> None:
         """Let a fault happen from now on: `times` times, or until healed."""
         spec = json.dumps({"name": name, **options})
-        self._db.execute(
-            "INSERT INTO fault (spec, thing, remaining) VALUES (?, ?, ?)", (spec, thing, times)
-        )
+        self._db.execute("INSERT INTO fault (spec, thing, remaining) VALUES (?, ?, ?)", (spec, thing, times))
 
     def clear_faults(self) -> None:
         """Heal every fault."""

@@ -66,7 +66,8 @@ def read_operation(method: str, target: str, headers: Iterable[tuple[str, str]] 
         target += "?" + urlencode(pairs, quote_via=quote, safe="-_.~")
 
     names = frozenset(given) - {"x-id"}
-    action, keys, batch = OTHER, (), False
+    action, batch = OTHER, False
+    keys: tuple[str, ...] = ()
     if key:
         keys = (_plain(key), *_copied(fields.get("x-amz-copy-source"), bucket))
         if not any(name.startswith(_FURTHER) for name in fields):

@@ -30,7 +30,12 @@ class RequestLog(AbstractAccessLogger):
 def write(log: logging.Logger, duration_s: float, **fields: Any) -> None:
     """Write one line about something that began `duration_s` ago."""
     at = time.time() - duration_s
-    record = {"time": timestamp(at), "at_ms": int(at * 1000), **fields, "duration_ms": round(duration_s * 1000, 1)}
+    record = {
+        "time": timestamp(at),
+        "at_ms": int(at * 1000),
+        **fields,
+        "duration_ms": round(duration_s * 1000, 1),
+    }
     log.info(json.dumps(record))
 
 
@@ -84,4 +89,4 @@ async def listen(handler: Handler, port: int, context: ssl.SSLContext, log: logg
     """Serve from now on, on every IPv4 address."""
     server = web.Server(handler, access_log=log, access_log_class=RequestLog, access_log_format="")
     loop = asyncio.get_running_loop()
-    return await loop.create_server(server, "0.0.0.0", port, ssl=context, ssl_handshake_timeout=20)
+    return await loop.create_server(server, "0.0.0.0", port, ssl=context, ssl_handshake_timeout=20)  # noqa: S104
