@@ -1,4 +1,4 @@
-"""Machine images: a bare Debian per suite, built once and cached as a tar."""
+"""Machine images: a bare Debian and what the lab needs on a machine, built once and cached as a tar."""
 
 import fcntl
 import hashlib
@@ -38,12 +38,12 @@ HOOKS = (
 )
 
 
-def recipe(suite: str) -> list[str]:
-    """Arguments of mmdebstrap for a suite, all but the target."""
+def recipe(suite: str, packages: tuple[str, ...] = ()) -> list[str]:
+    """Arguments of mmdebstrap for a suite with further packages, all but the target."""
     return [
         "--variant=minbase",
         "--format=tar",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join((*PACKAGES, *packages))}",
         *(f"--aptopt={line}" for line in APT_SETTINGS),
         *(f"--dpkgopt={line}" for line in DPKG_SETTINGS),
         *(f"--customize-hook={hook}" for hook in HOOKS),
@@ -51,26 +51,26 @@ def recipe(suite: str) -> list[str]:
     ]
 
 
-def image_file(images: Path, suite: str) -> Path:
+def image_file(images: Path, suite: str, packages: tuple[str, ...] = ()) -> Path:
     """Return the cached image's path; a changed recipe makes a new name."""
-    digest = hashlib.sha256(json.dumps(recipe(suite)).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps(recipe(suite, packages)).encode()).hexdigest()[:12]
     return images / f"{suite}-{digest}.tar"
 
 
-def ensure_image(images: Path, suite: str) -> Path:
+def ensure_image(images: Path, suite: str, packages: tuple[str, ...] = ()) -> Path:
     """Return the suite's image, building it first when the cache has none (about 20 s)."""
-    image = image_file(images, suite)
+    image = image_file(images, suite, packages)
     if image.exists():
         return image
     images.mkdir(parents=True, exist_ok=True)
     with (images / f"{suite}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not image.exists():
-            _build(image, suite)
+            _build(image, suite, packages)
     return image
 
 
-def _build(image: Path, suite: str) -> None:
+def _build(image: Path, suite: str, packages: tuple[str, ...]) -> None:
     """Build under names of its own, so that an interrupted build never looks like an image."""
     say(f"building the {suite} image with mmdebstrap (about 20 s, once)")
     partial = image.with_suffix(".partial")
@@ -82,7 +82,7 @@ def _build(image: Path, suite: str) -> None:
     work.chmod(0o755)
     try:
         env = {**os.environ, "TMPDIR": str(work), "LC_ALL": "C.UTF-8"}
-        words = recipe(suite)
+        words = recipe(suite, packages)
         run("mmdebstrap", *words, partial, env=env, timeout_s=900)
         partial.rename(image)
     finally:

@@ -43,7 +43,7 @@ def unpack(paths: Paths, machine: Machine, machines: dict[str, Machine]) -> None
     target = root(paths, machine.name)
     if target.exists():
         return
-    image = ensure_image(paths.images, machine.suite)
+    image = ensure_image(paths.images, machine.suite, machine.packages)
     say(f"{machine.name}: unpacking {image.name}")
     partial = directory(paths, machine.name) / "partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -67,6 +67,7 @@ class Machine:
     suite: str
     address: str
     names: tuple[str, ...]
+    packages: tuple[str, ...] = ()
 
 
 def paths() -> Paths:
@@ -91,6 +92,7 @@ def inventory(hosts_file: Path = HOSTS_FILE) -> dict[str, Machine]:
                 suite=host["lab_suite"],
                 address=host["ansible_host"],
                 names=tuple(host.get("lab_names", ())),
+                packages=tuple(host.get("lab_packages", ())),
             )
         except KeyError as missing:
             raise LabError(f"{hosts_file}: {name} has no {missing.args[0]}") from None

@@ -88,8 +88,8 @@ def by_template(action: str, bucket: str, key: str, prefix: str | None) -> bool:
 
 def by_lab(method: str, bucket: str, key: str, prefix: str | None) -> bool:
     """Ask the lab's S3 gate."""
-    query = f"prefix={prefix}" if prefix is not None else ""
-    operation = read_operation(method, f"/{bucket}/{key}", query, None)
+    query = f"?prefix={prefix}" if prefix is not None else ""
+    operation = read_operation(method, f"/{bucket}/{key}{query}")
     try:
         authorise(DEVICE_KEY, operation, operation.keys, BUCKET)
     except S3Error:

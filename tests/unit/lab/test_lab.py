@@ -46,5 +46,6 @@ def test_another_recipe_is_another_image(monkeypatch: pytest.MonkeyPatch) -> Non
     before = image.image_file(Path("/images"), "trixie")
     assert before == image.image_file(Path("/images"), "trixie")
     assert before != image.image_file(Path("/images"), "bookworm")
+    assert before != image.image_file(Path("/images"), "trixie", ("swtpm",))
     monkeypatch.setattr(image, "PACKAGES", (*image.PACKAGES, "sqlite3"))
     assert before != image.image_file(Path("/images"), "trixie")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,8 +13,6 @@ from typing import Any
 
 from edge_cloud import answers, settings
 from edge_cloud.ledger import Ledger
-from edge_cloud.probe import probe
-from edge_cloud.serving import timestamp
 
 FIELDS = ("accessKeyId", "secretAccessKey", "sessionToken", "expiration")
 UNITS = ("edge-cloud-provider.service", "edge-cloud-gate.service", "edge-cloud-s3.service")
@@ -89,7 +88,7 @@ def _issued(arguments: argparse.Namespace, _config: settings.Settings, ledger: L
         return 0
     for key in keys:
         lifetime_s = (key.expires_s or 0) - key.issued_ms // 1000
-        print(timestamp(key.issued_ms / 1000), key.access_key, f"{lifetime_s} s", key.alias)
+        print(settings.timestamp(key.issued_ms / 1000), key.access_key, f"{lifetime_s} s", key.alias)
     return 0
 
 
@@ -125,13 +124,25 @@ def _log(arguments: argparse.Namespace, config: settings.Settings, _ledger: Ledg
 
 def _probe(arguments: argparse.Namespace, config: settings.Settings, ledger: Ledger) -> int:
     """Use one of a thing's keys, and print what S3 says: status and error code."""
+    # Slow to load, and no other command needs them.
+    from botocore.auth import S3SigV4Auth  # noqa: PLC0415
+    from botocore.awsrequest import AWSRequest  # noqa: PLC0415
+    from botocore.credentials import Credentials  # noqa: PLC0415
+    from botocore.httpsession import URLLib3Session  # noqa: PLC0415
+
     keys = ledger.issued(arguments.thing)
     if not keys:
         print(f"cloudctl: {arguments.thing} was issued nothing yet", file=sys.stderr)
         return 1
     key = next((key for key in keys if key.access_key == arguments.key), keys[-1])
-    status, error = probe(config, key, arguments.prefix or arguments.thing, time.time())
-    _show({**key.public(), "status": status, "error": error})
+    prefix = f"{arguments.prefix or arguments.thing}/"
+    request = AWSRequest(
+        "GET", f"{config.s3_url}/{config.bucket}", params={"list-type": 2, "max-keys": 1, "prefix": prefix}
+    )
+    S3SigV4Auth(Credentials(key.access_key, key.secret, key.token), "s3", config.region).add_auth(request)
+    answer = URLLib3Session(verify=str(config.server_ca), timeout=10).send(request.prepare())
+    code = re.search(rb"<Code>(\w+)</Code>", answer.content)
+    _show({**key.public(), "status": answer.status_code, "error": code[1].decode() if code else None})
     return 0
 
 

@@ -1,206 +1,181 @@
-"""The S3 gate: checks each request as AWS would, then streams it to the S3 server behind.
+"""The S3 gate: checks each request as AWS would, then passes it on to the S3 server behind.
 
-Client connections are kept alive; the one to the server behind is made per request, over
-loopback, so that a stale one can never fail a device's request.
+What is uploaded is checked whole before any of it is passed on. The connection to the server behind is
+made per request, over loopback, so that a stale one can never fail a device's request.
 """
 
-import hashlib
-import http.client
+import asyncio
 import secrets
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import IO
 
-from edge_cloud import policy, settings, sigv4
-from edge_cloud.ledger import Ledger
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
+from yarl import URL
+
+from edge_cloud import body, policy, settings, signature
+from edge_cloud.ledger import DEVICE, Ledger
 from edge_cloud.s3errors import S3Error
-from edge_cloud.serving import Handler, RequestLog, TlsServer, server_context
+from edge_cloud.serving import FIELDS, listen, open_log, server_context
 
 _CHUNK = 64 * 1024
 _MAX_BATCH = 1024 * 1024
-_MAX_DRAIN = 64 * 1024 * 1024
-_UPSTREAM_TIMEOUT_S = 60
+_UPSTREAM_TIMEOUT = ClientTimeout(total=60)
+_PASSED_ON = (
+    "cache-control",
+    "content-disposition",
+    "content-language",
+    "content-type",
+    "expires",
+    "if-",
+    "range",
+)
+_PASSED_ON_AMZ = ("x-amz-copy-source", "x-amz-meta-", "x-amz-metadata-directive", "x-amz-storage-class")
+_OF_ONE_CONNECTION = {"connection", "keep-alive", "transfer-encoding"}
 
-# Headers that concern one connection, or that only the gate is to see.
-_NOT_PASSED_ON = {
-    *("authorization", "connection", "expect", "host", "keep-alive", "te", "trailer"),
-    *("transfer-encoding", "upgrade", "x-amz-security-token"),
-}
 
-
-class Gate(TlsServer):
-    """The endpoint: what handlers need to know."""
+class Gate:
+    """The endpoint."""
 
     def __init__(self, config: settings.Settings) -> None:
         self.config = config
         self.ledger = Ledger(config.ledger)
-        context = server_context(Path(config.tls), "server")
-        super().__init__(config.s3_port, GateHandler, context, RequestLog(config.log("gate")))
 
+    async def start(self) -> asyncio.Server:
+        """Serve from now on."""
+        log = open_log(self.config, "gate")
+        context = server_context(Path(self.config.tls), "server", log)
+        return await listen(self.handle, self.config.s3_port, context, log)
 
-class GateHandler(Handler):
-    """One connection of one client."""
-
-    def handle_expect_100(self) -> bool:
-        """Say "100 Continue" only once the request has passed."""
-        return True
-
-    def do_GET(self) -> None:  # noqa: N802 - http.server's naming
-        """Serve a request of any method."""
-        at = time.time()
-        self._fields: dict[str, Any] = {"thing": None, "status": None, "error": None}
-        self._unread = 0
-        self._bytes_out = 0
-        path, _, query = self.path.partition("?")
-        self._fields.update(method=self.command, path=path, query=query)
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; a refusal is an answer as S3 gives it."""
+        path, _, query = request.raw_path.partition("?")
+        claimed = signature.access_key(request.headers.get("authorization"))
+        key = self.ledger.key(claimed) if claimed else None
+        fields = request[FIELDS] = {
+            "thing": key and key.thing,
+            "role": key and key.role,
+            "access_key": claimed,
+            "method": request.method,
+            "path": path,
+            "query": query,
+            "bytes_in": 0,
+            "bytes_out": 0,
+        }
         try:
-            self._serve(sigv4.Request(self.command, path, query, self.headers.items()))
+            return await self._serve(request)
         except S3Error as error:
-            self._refuse(error)
-        except (OSError, http.client.HTTPException) as error:
-            self._fields.update(error=type(error).__name__)
-            self.close_connection = True
-        finally:
-            length = int(self.headers.get("Content-Length") or 0)
-            cast(Gate, self.server).log.write(
-                at,
-                peer=self.client_address[0],
-                **self._fields,
-                bytes_in=length - self._unread,
-                bytes_out=self._bytes_out,
-            )
+            fields.update(status=error.status, error=error.code)
+            return _refuse(request, error)
+        except (ClientError, OSError, TimeoutError) as error:
+            # Nobody is there to be answered, or half an answer is out; what is left is the log.
+            fields.update(status=None, error=type(error).__name__)
+            if request.transport:
+                request.transport.close()
+            return web.Response(status=500)
 
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
-
-    def _serve(self, request: sigv4.Request) -> None:
-        gate = cast(Gate, self.server)
-        if request.header("transfer-encoding"):
-            self.close_connection = True
-            raise S3Error("MissingContentLength", "You must provide the Content-Length header")
-        length = request.header("content-length") or "0"
-        if not length.isdecimal():
-            self.close_connection = True
-            raise S3Error("InvalidArgument", "Content-Length is no number")
-        self._unread = int(length)
-
-        self._name_thing(request)
-        key = sigv4.check(request, gate.ledger.key, gate.config.region, gate.ledger.now())
-        operation = policy.read_operation(
-            request.method, request.path, request.query, request.header("x-amz-copy-source")
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        headers = list(request.headers.items())
+        signed = signature.check(
+            request.method, request.raw_path, headers, self.ledger.key, self.config.region, self.ledger.now()
         )
-        self._fields.update(operation=operation.action, key=next(iter(operation.keys), operation.prefix))
-        if operation.batch_delete:
-            body = self._whole_body(request)
-            policy.authorise(key, operation, policy.batch_keys(body), gate.config.bucket)
-            self._forward(request, operation.target, iter([body]))
-        else:
-            policy.authorise(key, operation, operation.keys, gate.config.bucket)
-            self._forward(request, operation.target, self._body(request))
+        operation = policy.read_operation(request.method, request.raw_path, headers)
+        request[FIELDS].update(operation=operation.action, key=next(iter(operation.keys), operation.prefix))
+        if not operation.batch_delete:
+            policy.authorise(signed.key, operation, operation.keys, self.config.bucket)
+        given = {name.lower(): value for name, value in headers}
+        if "transfer-encoding" in given and "x-amz-decoded-content-length" not in given:
+            raise S3Error("MissingContentLength", "You must provide the Content-Length HTTP header.")
+        if given.get("expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        with await body.read(request.content.iter_chunked(_CHUNK), given, signed) as content:
+            request[FIELDS].update(bytes_in=content.tell())
+            if operation.batch_delete:
+                self._authorise_batch(signed, operation, given, content)
+            return await self._forward(request, operation, signed, given, content)
 
-    def _name_thing(self, request: sigv4.Request) -> None:
-        """Let the log name the thing, also of a request that will be refused."""
-        claim = sigv4.parse_authorization(request.header("authorization"))
-        key = cast(Gate, self.server).ledger.key(claim.access_key)
-        self._fields.update(access_key=claim.access_key)
-        if key is not None:
-            self._fields.update(thing=key.thing, role=key.role)
-
-    def _whole_body(self, request: sigv4.Request) -> bytes:
-        if self._unread > _MAX_BATCH:
+    def _authorise_batch(
+        self, signed: signature.Signed, operation: policy.Operation, given: dict[str, str], content: IO[bytes]
+    ) -> None:
+        if content.tell() > _MAX_BATCH:
             raise S3Error("EntityTooLarge", "Your proposed upload exceeds the maximum size")
-        return b"".join(self._body(request))
+        if not any(name == "content-md5" or name.startswith("x-amz-checksum-") for name in given):
+            raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5")
+        content.seek(0)
+        policy.authorise(signed.key, operation, policy.batch_keys(content.read()), self.config.bucket)
 
-    def _body(self, request: sigv4.Request) -> Iterator[bytes]:
-        """Yield the body; a wrong digest is noticed before the last piece is passed on."""
-        if self._unread and (request.header("expect") or "").lower() == "100-continue":
-            self.send_response_only(100)
-            self.end_headers()
-        expected = sigv4.payload_hash(request)
-        signed = not expected.startswith((sigv4.UNSIGNED, sigv4.STREAMING))
-        digest = hashlib.sha256()
-        while True:
-            piece = self.rfile.read(min(_CHUNK, self._unread)) if self._unread else b""
-            if self._unread and not piece:
-                raise ConnectionAbortedError("the client went away in the middle of a body")
-            self._unread -= len(piece)
-            if signed:
-                digest.update(piece)
-                if not self._unread and digest.hexdigest() != expected:
-                    raise S3Error(
-                        "XAmzContentSHA256Mismatch",
-                        "The provided 'x-amz-content-sha256' header does not match",
-                    )
-            yield piece
-            if not self._unread:
-                return
-
-    def _forward(self, request: sigv4.Request, target: str, body: Iterator[bytes]) -> None:
+    async def _forward(
+        self,
+        request: web.BaseRequest,
+        operation: policy.Operation,
+        signed: signature.Signed,
+        given: dict[str, str],
+        content: IO[bytes],
+    ) -> web.StreamResponse:
         """Pass a request on and its answer back, in pieces."""
-        port = cast(Gate, self.server).config.upstream_port
-        upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=_UPSTREAM_TIMEOUT_S)
-        try:
-            try:
-                upstream.connect()
-            except OSError:
-                raise S3Error("ServiceUnavailable", "Reduce your request rate.") from None
-            upstream.putrequest(request.method, target, skip_accept_encoding=True)
-            for name, value in request.headers:
-                if name.lower() not in _NOT_PASSED_ON:
-                    upstream.putheader(name, value)
-            upstream.endheaders()
-            for piece in body:
-                upstream.send(piece)
-            self._pass_back(upstream.getresponse())
-        finally:
-            upstream.close()
-
-    def _pass_back(self, answer: http.client.HTTPResponse) -> None:
-        self._fields.update(status=answer.status)
-        headers = [
-            (name, value)
-            for name, value in answer.getheaders()
-            if name.lower() not in {"connection", "keep-alive", "transfer-encoding"}
-        ]
-        without_body = self.command == "HEAD" or answer.status in {204, 304}
-        chunked = not without_body and answer.getheader("Content-Length") is None
-        if chunked:
-            headers.append(("Transfer-Encoding", "chunked"))
-        self.send_head(answer.status, headers)
-        while not without_body and (piece := answer.read(_CHUNK)):
-            self._bytes_out += len(piece)
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-        if chunked:
-            self.wfile.write(b"0\r\n\r\n")
-
-    def _refuse(self, error: S3Error) -> None:
-        """Answer like S3, having read what the client is still sending, so that it listens."""
-        self._fields.update(status=error.status, error=error.code)
-        waits = (self.headers.get("Expect") or "").lower() == "100-continue"
-        if self._unread > _MAX_DRAIN or waits:
-            self.close_connection = True
-        else:
-            self._drain()
-        request_id = secrets.token_hex(8).upper()
-        body = error.body(self.path.partition("?")[0], request_id)
-        self.send_head(
-            error.status,
-            [
-                ("Date", self.date_time_string()),
-                ("Content-Type", "application/xml"),
-                ("Content-Length", str(len(body))),
-                ("x-amz-request-id", request_id),
-                *([("Connection", "close")] if self.close_connection else []),
-            ],
+        passed = {
+            name: value for name, value in given.items() if name.startswith((*_PASSED_ON, *_PASSED_ON_AMZ))
+        }
+        encodings = [word.strip() for word in given.get("content-encoding", "").split(",")]
+        if encoding := ",".join(word for word in encodings if word not in {"", "aws-chunked"}):
+            passed["content-encoding"] = encoding
+        size = content.tell()
+        content.seek(0)
+        if size or request.method in {"PUT", "POST"}:
+            passed["content-length"] = str(size)
+        session = ClientSession(
+            connector=TCPConnector(force_close=True),
+            timeout=_UPSTREAM_TIMEOUT,
+            auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding", "Content-Type", "User-Agent"),
         )
-        if self.command != "HEAD":
-            self.wfile.write(body)
-            self._bytes_out += len(body)
+        url = URL(f"http://127.0.0.1:{self.config.upstream_port}{operation.target}", encoded=True)
+        data = _pieces(content) if size else None
+        async with session:
+            try:
+                answer = await session.request(request.method, url, headers=passed, data=data)
+            except ClientError:
+                raise S3Error("ServiceUnavailable", "Reduce your request rate.") from None
+            # Who may list a prefix only is not told which objects do not exist.
+            if answer.status == 404 and operation.action == policy.GET and signed.key.role == DEVICE:
+                raise S3Error("AccessDenied", "Access Denied")
+            headers = [(n, v) for n, v in answer.headers.items() if n.lower() not in _OF_ONE_CONNECTION]
+            response = web.StreamResponse(status=answer.status, headers=headers)
+            if request.method == "HEAD" or answer.status in {204, 304}:
+                # aiohttp would take an unknown length for a body in chunks.
+                response.headers.setdefault("Content-Length", "0")
+            request[FIELDS].update(status=answer.status, error=None)
+            await response.prepare(request)
+            async for piece in answer.content.iter_chunked(_CHUNK):
+                await response.write(piece)
+                request[FIELDS]["bytes_out"] += len(piece)
+            await response.write_eof()
+            return response
 
-    def _drain(self) -> None:
-        while self._unread and (piece := self.rfile.read(min(_CHUNK, self._unread))):
-            self._unread -= len(piece)
+
+async def _pieces(content: IO[bytes]) -> AsyncIterator[bytes]:
+    while piece := content.read(_CHUNK):
+        yield piece
+
+
+def _refuse(request: web.BaseRequest, error: S3Error) -> web.Response:
+    """Answer like S3; aiohttp reads what the client is still sending."""
+    request_id = secrets.token_hex(8).upper()
+    response = web.Response(
+        status=error.status,
+        body=error.body(request.raw_path.partition("?")[0], request_id),
+        headers={"Content-Type": "application/xml", "x-amz-request-id": request_id},
+    )
+    if "expect" in request.headers:
+        response.force_close()
+    return response
+
+
+async def main() -> None:
+    """Serve until the process is ended."""
+    server = await Gate(settings.load()).start()
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    Gate(settings.load()).serve_forever()
+    asyncio.run(main())

@@ -1,7 +1,7 @@
-"""The role's policy: a thing may touch BUCKET/THING/* and nothing else.
+"""What a request wants to do, and whether the role's policy in files/aws-fleet.yaml lets it.
 
-    Allow s3:GetObject, s3:PutObject, s3:DeleteObject on BUCKET/${credentials-iot:ThingName}/*
-    Allow s3:ListBucket on BUCKET if s3:prefix is like ${credentials-iot:ThingName}/*
+    Allow s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload on BUCKET/THING/*
+    Allow s3:ListBucket on BUCKET if s3:prefix is like THING/*
 
 The auditor may read and list the whole bucket.
 """
@@ -18,14 +18,27 @@ LIST = "s3:ListBucket"
 GET = "s3:GetObject"
 PUT = "s3:PutObject"
 DELETE = "s3:DeleteObject"
+ABORT = "s3:AbortMultipartUpload"
 OTHER = "s3:*"
 
 _LIST_PARAMETERS = {
     *("list-type", "prefix", "delimiter", "marker", "max-keys", "encoding-type"),
-    *("continuation-token", "start-after", "fetch-owner", "x-id"),
+    *("continuation-token", "start-after", "fetch-owner"),
 }
-_UPLOAD_PARAMETERS = {"uploads", "uploadId", "partNumber", "x-id"}
-_OBJECT_ACTIONS = {"GET": GET, "HEAD": GET, "PUT": PUT, "POST": PUT, "DELETE": DELETE}
+# Method and sub-resources of a request for an object -> the permission that AWS asks for.
+_OBJECT_ACTIONS = {
+    ("GET", frozenset()): GET,
+    ("HEAD", frozenset()): GET,
+    ("PUT", frozenset()): PUT,
+    ("DELETE", frozenset()): DELETE,
+    ("POST", frozenset({"uploads"})): PUT,
+    ("PUT", frozenset({"partNumber", "uploadId"})): PUT,
+    ("POST", frozenset({"uploadId"})): PUT,
+    ("DELETE", frozenset({"uploadId"})): ABORT,
+}
+# Headers that ask for more than s3:PutObject.
+_FURTHER = ("x-amz-acl", "x-amz-grant-", "x-amz-tagging", "x-amz-object-lock-", "x-amz-bypass-")
+_MAX_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -40,30 +53,29 @@ class Operation:
     batch_delete: bool = False
 
 
-def read_operation(method: str, path: str, query: str, copy_source: str | None) -> Operation:
+def read_operation(method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> Operation:
     """Read a path-style request; InvalidArgument for a path that a server might reinterpret."""
+    path, _, query = target.partition("?")
     bucket, _, key = unquote(path).removeprefix("/").partition("/")
-    parameters = parse_qsl(query, keep_blank_values=True)
-    names = [name for name, _ in parameters]
-    if len(set(names)) < len(names):
+    given = dict(pairs := parse_qsl(query, keep_blank_values=True))
+    if len(given) < len(pairs):
         raise S3Error("InvalidArgument", "A query parameter is given twice")
-    given = dict(parameters)
+    fields = {name.lower(): value for name, value in headers}
     target = quote(f"/{bucket}/{key}" if key else f"/{bucket}", safe="/-_.~")
-    if parameters:
-        target += "?" + urlencode(parameters, quote_via=quote, safe="-_.~")
+    if pairs:
+        target += "?" + urlencode(pairs, quote_via=quote, safe="-_.~")
 
-    action = OTHER
+    names = frozenset(given) - {"x-id"}
+    action, batch = OTHER, False
     keys: tuple[str, ...] = ()
-    batch = False
     if key:
-        keys = (_plain(key), *_copied(copy_source, bucket))
-        if set(names) <= _UPLOAD_PARAMETERS and not (method == "POST" and not names):
-            action = _OBJECT_ACTIONS.get(method, OTHER)
-    elif bucket and method in {"GET", "HEAD"} and set(names) <= _LIST_PARAMETERS:
+        keys = (_plain(key), *_copied(fields.get("x-amz-copy-source"), bucket))
+        if not any(name.startswith(_FURTHER) for name in fields):
+            action = _OBJECT_ACTIONS.get((method, names), OTHER)
+    elif bucket and method in {"GET", "HEAD"} and names <= _LIST_PARAMETERS:
         action = LIST
-    elif bucket and method == "POST" and set(names) <= {"delete", "x-id"} and "delete" in names:
-        action = DELETE
-        batch = True
+    elif bucket and method == "POST" and names == {"delete"}:
+        action, batch = DELETE, True
     prefix = given.get("prefix")
     if prefix:
         _plain(prefix.removesuffix("/"))
@@ -89,12 +101,26 @@ def _plain(key: str) -> str:
 
 
 def batch_keys(body: bytes) -> tuple[str, ...]:
-    """Return the keys that a DeleteObjects document names."""
+    """Return the keys that a DeleteObjects document names. Raises S3Error where any part is malformed."""
+    malformed = S3Error("MalformedXML", "The XML you provided was not well-formed or did not validate")
     try:
         tree = ET.fromstring(body)  # noqa: S314 - signed by a known device, expat limits entities
     except ET.ParseError:
-        raise S3Error("MalformedXML", "The XML you provided was not well-formed") from None
-    return tuple(_plain(element.text or "") for element in tree.iter() if element.tag.endswith("Key"))
+        raise malformed from None
+    objects = [element for element in tree if _name(element) == "Object"]
+    others = [_name(element) for element in tree if _name(element) != "Object"]
+    if _name(tree) != "Delete" or others not in ([], ["Quiet"]) or not 1 <= len(objects) <= _MAX_BATCH:
+        raise malformed
+    if any(_name(part) == "VersionId" for entry in objects for part in entry):
+        raise S3Error("AccessDenied", "Access Denied")
+    keys = [[part.text or "" for part in entry if _name(part) == "Key"] for entry in objects]
+    if any(len(entry) != 1 for entry in objects) or any(len(found) != 1 or not found[0] for found in keys):
+        raise malformed
+    return tuple(_plain(key) for (key,) in keys)
+
+
+def _name(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]
 
 
 def authorise(key: Key, operation: Operation, keys: Iterable[str], bucket: str) -> None:

@@ -1,92 +1,108 @@
 """The AWS IoT credential provider's protocol, with real mutual TLS."""
 
+import asyncio
 import re
 import ssl
-import time
+import struct
 from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, cast
 from urllib.parse import unquote
+
+from aiohttp import web
 
 from edge_cloud import answers, settings
 from edge_cloud.answers import Answer
 from edge_cloud.ledger import Fault, Ledger
-from edge_cloud.serving import Handler, RequestLog, TlsServer, server_context
+from edge_cloud.serving import FIELDS, Tls, listen, open_log, server_context
 
 _PATH = re.compile(r"/role-aliases/([\w=,@%-]{1,384})/credentials")
 _MAX_DELAY_S = 600.0
 
 
-class Provider(TlsServer):
-    """The endpoint: what handlers need to know."""
+class Provider:
+    """The endpoint."""
 
     def __init__(self, config: settings.Settings) -> None:
+        self.config = config
         self.ledger = Ledger(config.ledger)
-        tls = Path(config.tls)
-        context = _mutual(tls, "server")
-        self._faulty = {name: _mutual(tls, file) for name, file in answers.TLS_FAULTS.items()}
+        self.log = open_log(config, "provider")
+        self._faulty = {name: self._mutual(file) for name, file in answers.TLS_FAULTS.items()}
+
+    async def start(self) -> asyncio.Server:
+        """Serve from now on."""
+        context = self._mutual("server")
         context.sni_callback = self._choose_certificate
-        log = RequestLog(config.log("provider"))
-        super().__init__(config.provider_port, ProviderHandler, context, log)
+        return await listen(self.handle, self.config.provider_port, context, self.log)
+
+    def _mutual(self, name: str) -> ssl.SSLContext:
+        """Return a context that wants a client certificate of the fleet CA."""
+        tls = Path(self.config.tls)
+        context = server_context(tls, name, self.log)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(tls / "fleet-ca.crt")
+        return context
 
     def _choose_certificate(
-        self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+        self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _context: ssl.SSLContext
     ) -> None:
-        """Swap the server certificate while a TLS fault is active."""
+        """Keep the name a client asks for; swap the server certificate while a TLS fault is active."""
+        cast(Tls, connection).sni = name
         for fault in self.ledger.take_faults(answers.TLS_FAULTS, None):
             connection.context = self._faulty[fault.name]
 
-
-class ProviderHandler(Handler):
-    """One connection of one device."""
-
-    def do_GET(self) -> None:  # noqa: N802 - http.server's naming
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request for credentials."""
-        at = time.time()
-        ledger = cast(Provider, self.server).ledger
-        thing = self.headers.get("x-amzn-iot-thingname")
-        serial, common_name = self._peer()
-        faults = ledger.take_faults(answers.REQUEST_FAULTS, thing)
-        answer, fields = self._answer(thing, serial, common_name, faults)
+        assert request.transport is not None
+        thing = request.headers.get("x-amzn-iot-thingname")
+        tls = cast(Tls, request.transport.get_extra_info("ssl_object"))
+        certificate = cast(dict[str, Any], tls.getpeercert())
+        names = dict(pair for part in certificate["subject"] for pair in part)
+        faults = self.ledger.take_faults(answers.REQUEST_FAULTS, thing)
+        # Host may bear the port, which says nothing about the name.
+        hosts = {tls.sni, request.headers.get("host", "").partition(":")[0]}
+        if hosts == {self.config.provider_host}:
+            answer, fields = self._answer(
+                request, thing, certificate["serialNumber"], names.get("commonName"), faults
+            )
+        else:
+            answer, fields = answers.refusal("certificate-invalid"), {}
         for fault in faults:
             if fault.name == answers.DELAY:
-                time.sleep(min(fault.options["seconds"], _MAX_DELAY_S))
+                await asyncio.sleep(min(fault.options["seconds"], _MAX_DELAY_S))
         reset = any(fault.name == answers.RESET for fault in faults)
-        try:
-            if reset:
-                self.reset_connection()
-            else:
-                self._send(answer)
-        finally:
-            cast(Provider, self.server).log.write(
-                at,
-                peer=self.client_address[0],
-                thing=thing,
-                serial=serial,
-                path=self.path,
-                status=None if reset else answer.status,
-                error=answers.RESET if reset else answer.error,
-                faults=[fault.name for fault in faults],
-                **fields,
-            )
-
-    def _peer(self) -> tuple[str, str | None]:
-        """Return the client certificate's serial number and common name."""
-        certificate = cast(ssl.SSLSocket, self.connection).getpeercert() or {}
-        subject = cast(tuple[tuple[tuple[str, str], ...], ...], certificate.get("subject", ()))
-        names = dict(pair for part in subject for pair in part)
-        return str(certificate.get("serialNumber", "")), names.get("commonName")
+        request[FIELDS] = {
+            "thing": thing,
+            "serial": certificate["serialNumber"],
+            "path": request.raw_path,
+            "status": None if reset else answer.status,
+            "error": answers.RESET if reset else answer.error,
+            "faults": [fault.name for fault in faults],
+            **fields,
+        }
+        if reset:
+            # With this, closing sends RST instead of an orderly end, as a crashed peer does.
+            linger_at_once = struct.pack("ii", 1, 0)
+            request.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger_at_once)
+            request.transport.abort()
+        return await self._send(request, answer)
 
     def _answer(
-        self, thing: str | None, serial: str, common_name: str | None, faults: list[Fault]
+        self,
+        request: web.BaseRequest,
+        thing: str | None,
+        serial: str,
+        common_name: str | None,
+        faults: list[Fault],
     ) -> tuple[Answer, dict[str, Any]]:
         """Return the answer, and what the log is to say about the key that was issued."""
-        ledger = cast(Provider, self.server).ledger
+        ledger = self.ledger
         for fault in faults:
             if answers.replaces_answer(fault):
                 return answers.replacement(fault), {}
         if not ledger.certificate_active(serial, common_name):
             return answers.refusal("certificate-invalid"), {}
-        path = _PATH.fullmatch(self.path)
+        path = _PATH.fullmatch(request.raw_path) if request.method == "GET" else None
         alias = unquote(path[1]) if path else ""
         lifetime_s = ledger.lifetime(alias)
         if lifetime_s is None:
@@ -100,29 +116,28 @@ class ProviderHandler(Handler):
                 answer = answers.spoil(answer, fault, ledger.now())
         return answer, {"access_key": key.access_key, "expires_s": key.expires_s}
 
-    def _send(self, answer: Answer) -> None:
-        now = cast(Provider, self.server).ledger.now() + answer.date_offset_s
-        self.send_head(
-            answer.status,
-            [
-                ("Date", answers.http_date(now)),
+    async def _send(self, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+        response = web.StreamResponse(
+            status=answer.status,
+            headers=[
+                ("Date", answers.http_date(self.ledger.now() + answer.date_offset_s)),
                 ("Content-Type", "application/json"),
                 ("Content-Length", str(len(answer.body))),
                 *answer.headers,
             ],
         )
-        self.wfile.write(answer.body[: len(answer.body) - answer.cut])
         if answer.cut:
-            self.close_connection = True
+            response.force_close()
+        await response.prepare(request)
+        await response.write(answer.body[: len(answer.body) - answer.cut])
+        return response
 
 
-def _mutual(tls: Path, name: str) -> ssl.SSLContext:
-    """Return a context that wants a client certificate of the fleet CA."""
-    context = server_context(tls, name)
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(tls / "fleet-ca.crt")
-    return context
+async def main() -> None:
+    """Serve until the process is ended."""
+    server = await Provider(settings.load()).start()
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    Provider(settings.load()).serve_forever()
+    asyncio.run(main())

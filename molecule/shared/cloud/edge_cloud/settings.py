@@ -1,6 +1,7 @@
 """The cloud machine's settings, one JSON file written by the playbook."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,3 +42,8 @@ class Settings:
 def load(path: Path = CONFIG) -> Settings:
     """Read the settings."""
     return Settings(**json.loads(path.read_text()))
+
+
+def timestamp(at: float) -> str:
+    """Format a time as ISO 8601 in UTC with milliseconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"
