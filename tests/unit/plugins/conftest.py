@@ -5,10 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible.plugins.loader import init_plugin_loader
+from ansible.utils.collection_loader import AnsibleCollectionConfig
+
+# From here on `ansible_collections` are found as Ansible finds them.
+if not AnsibleCollectionConfig.collection_finder:
+    init_plugin_loader([str(Path(__file__).resolve().parents[3] / ".collections")])
 
 Run = Callable[..., dict[str, Any]]
 

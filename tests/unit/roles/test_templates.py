@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 
@@ -29,7 +28,6 @@ HOST = {
     "edge_rotator_role_alias": "alias",
     "edge_rotator_region": "eu-central-1",
 }
-init_plugin_loader([str(ROOT / ".collections")])
 
 
 def variables(role: str = "edge_rotator", **overrides: Any) -> dict[str, Any]:
