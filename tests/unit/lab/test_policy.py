@@ -137,6 +137,7 @@ def test_a_batch_names_its_keys_in_the_body() -> None:
         b"<Delete>",
         document(""),
         document("<Object/>"),
+        document("<Object><Key>edge01/a</Key><Size>1</Size></Object>"),
         document("<Object><Key/></Object>"),
         document("<Object><Key>edge01/a</Key></Object><Object></Object>"),
         document("<Object><Key>edge01/a</Key><Key>edge01/b</Key></Object>"),
