@@ -1,14 +1,65 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Initialise a token through its PKCS#11 module, as its service user.
 
 In this process, so that the PINs are in nobody's argv or environment: softhsm2-util takes them from argv,
 pkcs11-tool takes at most 20 characters from a terminal, and tpm2_ptool hands what opens the TPM's objects
-to the argv of tpm2_create. Prints "initialised" when it made a token, "present" when a ready one was there.
+to the argv of tpm2_create.
 """
 
 from __future__ import annotations
 
-import argparse
+DOCUMENTATION = r"""
+module: pkcs11_token
+short_description: Initialise a token through its PKCS#11 module
+description:
+  - Makes an empty token with a security officer's and a user's PIN, as the user whom its store belongs to.
+  - Finishes what an interrupted run began. A token that is ready is left as it is.
+  - Reads the PINs from files, so that no PIN is in anybody's arguments or environment.
+options:
+  module:
+    description: Path of the PKCS#11 module.
+    type: path
+    required: true
+  label:
+    description: Label of the token.
+    type: str
+    required: true
+  pin_file:
+    description: File that holds the user's PIN and nothing else.
+    type: path
+    required: true
+  so_pin_file:
+    description: File that holds the security officer's PIN and nothing else.
+    type: path
+    required: true
+  user:
+    description: User whom the store belongs to.
+    type: str
+    required: true
+  environment:
+    description: Environment variables that the module needs.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    support: full
+author: Edge Litestream appliance (@edge-litestream)
+"""
+
+EXAMPLES = r"""
+- name: The token is ready
+  edge_litestream.appliance.pkcs11_token:
+    module: /usr/lib/softhsm/libsofthsm2.so
+    label: edge
+    pin_file: /etc/edge-token/pin
+    so_pin_file: /etc/edge-token/so-pin
+    user: edge-rotator
+    environment:
+      SOFTHSM2_CONF: /etc/edge-token/softhsm2.conf
+"""
+
+RETURN = r""" # """
+
 import contextlib
 import ctypes
 import os
@@ -16,6 +67,8 @@ import pwd
 from collections.abc import Iterator
 from ctypes import c_ulong
 from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
 
 PIN_LENGTH = range(4, 129)  # what SoftHSM and a TPM take
 USER_PIN_INITIALIZED, TOKEN_INITIALIZED = 0x8, 0x400  # CK_TOKEN_INFO.flags
@@ -33,8 +86,12 @@ class TokenInfo(ctypes.Structure):
     )
 
 
+class TokenError(Exception):
+    """What stands in the way, as one sentence with what to do."""
+
+
 class Module:
-    """A PKCS#11 module; a function that fails ends the program with its name and return value."""
+    """A PKCS#11 module; a function that fails raises TokenError with its name and return value."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -44,7 +101,7 @@ class Module:
         """Call C_`function`."""
         code = getattr(self.library, f"C_{function}")(*arguments)
         if code:
-            raise SystemExit(f"{self.path}: C_{function} failed with 0x{code & 0xFFFFFFFF:X}")
+            raise TokenError(f"{self.path}: C_{function} failed with 0x{code & 0xFFFFFFFF:X}")
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
@@ -85,7 +142,7 @@ def read_pin(path: Path) -> bytes:
     """Read a PIN from its file."""
     pin = path.read_text(encoding="ascii")
     if not pin.isprintable() or len(pin) not in PIN_LENGTH:
-        raise SystemExit(
+        raise TokenError(
             f"{path} holds {len(pin)} characters, or a line break: "
             "write 4 to 128 printable characters and nothing else into it, or remove it for a new PIN"
         )
@@ -101,42 +158,54 @@ def become(user: str) -> None:
     os.umask(0o077)
 
 
-def initialise(module: Module, label: str, pin: bytes, so_pin: bytes) -> str:
-    """Bring the token to where its user can log in; finish what an interrupted run began."""
+def initialise(module: Module, label: str, pin: bytes, so_pin: bytes, dry: bool = False) -> bool:
+    """Bring the token to where its user can log in; tell whether there was anything to do."""
     with module.started():
         tokens = module.tokens()
         named = [flags for _, name, flags in tokens if name == label and flags & TOKEN_INITIALIZED]
         if len(named) > 1:
-            raise SystemExit(f"{len(named)} tokens are labelled {label!r}: remove or rename all but one")
+            raise TokenError(f"{len(named)} tokens are labelled {label!r}: remove or rename all but one")
         if named and named[0] & USER_PIN_INITIALIZED:
-            return "present"
+            return False
+        if dry:
+            return True
         if not named:
             free = [slot for slot, _, flags in tokens if not flags & TOKEN_INITIALIZED]
             if not free:
-                raise SystemExit(f"{module.path} has no token labelled {label!r} and no slot for a new one")
+                raise TokenError(f"{module.path} has no token labelled {label!r} and no slot for a new one")
             module.initialise_token(free[0], label, so_pin)
     with module.started():
         slots = [slot for slot, name, _ in module.tokens() if name == label]
         if len(slots) != 1:
-            raise SystemExit(f"{len(slots)} tokens are labelled {label!r} after its initialisation")
+            raise TokenError(f"{len(slots)} tokens are labelled {label!r} after its initialisation")
         module.initialise_pin(slots[0], pin, so_pin)
-    return "initialised"
+    return True
 
 
 def main() -> None:
-    """Read the arguments, make the token if it is not there."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--module", required=True)
-    parser.add_argument("--label", required=True)
-    parser.add_argument("--pin-file", required=True, type=Path)
-    parser.add_argument("--so-pin-file", required=True, type=Path)
-    parser.add_argument("--user", required=True)
-    parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for the module")
-    args = parser.parse_args()
-    pin, so_pin = read_pin(args.pin_file), read_pin(args.so_pin_file)
-    become(args.user)
-    os.environ.update(item.split("=", 1) for item in args.env)
-    print(initialise(Module(args.module), args.label, pin, so_pin))
+    """Make the token if it is not there."""
+    module = AnsibleModule(
+        {
+            "module": {"type": "path", "required": True},
+            "label": {"type": "str", "required": True},
+            "pin_file": {"type": "path", "required": True, "no_log": False},
+            "so_pin_file": {"type": "path", "required": True, "no_log": False},
+            "user": {"type": "str", "required": True},
+            "environment": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    params, dry = module.params, module.check_mode
+    if dry and not all(Path(params[name]).exists() for name in ("module", "pin_file", "so_pin_file")):
+        module.exit_json(changed=True)
+    try:
+        pin, so_pin = read_pin(Path(params["pin_file"])), read_pin(Path(params["so_pin_file"]))
+        become(params["user"])
+        os.environ.update({name: str(value) for name, value in params["environment"].items()})
+        changed = initialise(Module(params["module"]), params["label"], pin, so_pin, dry)
+    except (TokenError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed)
 
 
 if __name__ == "__main__":

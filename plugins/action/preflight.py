@@ -1,0 +1,52 @@
+"""Stop before anything changes, and name everything that has to be corrected; see the module's documentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
+
+
+class ActionModule(ActionBase):
+    """Runs on the control node alone."""
+
+    _VALID_ARGS = frozenset({"rules", "derived", "renamed"})
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Collect every message; fail with all of them."""
+        super().run(tmp, task_vars)
+        known = task_vars or {}
+        args = self._task.args
+        problems = [rule["message"] for rule in args.get("rules") or [] if not self._holds(rule["that"])]
+        problems += self._inventory_problems(args.get("derived") or {}, args.get("renamed") or {}, known)
+        if problems:
+            raise AnsibleActionFail("\n".join(" ".join(str(problem).split()) for problem in problems))
+        return {"changed": False}
+
+    def _holds(self, conditions: Any) -> bool:
+        for condition in conditions if isinstance(conditions, list) else [conditions]:
+            if not self._templar.evaluate_conditional(condition):
+                return False
+        return True
+
+    def _inventory_problems(
+        self, derived: dict[str, str], renamed: dict[str, str], known: dict[str, Any]
+    ) -> list[str]:
+        host = known["inventory_hostname"]
+        # These hold what the inventory says, and no role's defaults nor what a playbook hands from role to role.
+        inventory = known["hostvars"][host]
+        # What is given by -e outranks all, so it is not ignored.
+        given = load_extra_vars(self._loader)
+        problems = [
+            f"{name} is set for {host}, and would be ignored: the playbook makes it from {instead}; set that instead."
+            for name, instead in derived.items()
+            if name in inventory and name not in given
+        ]
+        return problems + [
+            f"{name} is set for {host}, and is now called {successor}: rename it."
+            for name, successor in renamed.items()
+            if name in inventory
+        ]
