@@ -13,7 +13,7 @@ from ansible_collections.edge_litestream.appliance.plugins.plugin_utils import b
 class ActionModule(ActionBase):
     """Runs on the control node alone, in Ansible's own process."""
 
-    _VALID_ARGS = frozenset({"cache", "release", "machine", "python", "debian_pycurl", "state"})
+    _VALID_ARGS = frozenset({"cache", "platform", "state"})
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -21,9 +21,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         args = self._task.args
         try:
-            plan = bundle.Plan(
-                args["cache"], args["release"], args["machine"], str(args["python"]), bool(args["debian_pycurl"])
-            )
+            plan = bundle.Plan(args["cache"], **args["platform"])
             # Check mode makes nothing, not even on the control node.
             bundle.provide(plan, "planned" if self._task.check_mode else args.get("state", "assembled"))
             return {"changed": False, **plan.report()}

@@ -46,7 +46,7 @@ def refusal(text: str) -> str:
 class ActionModule(ActionBase):
     """Runs on the control node alone, in Ansible's own process."""
 
-    _VALID_ARGS = frozenset({"variables"})
+    _VALID_ARGS = frozenset({"variables", "integers"})
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -54,9 +54,14 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         names: dict[str, dict[str, str]] = self._task.args["variables"]
         known = task_vars or {}
+        integers = self._task.args.get("integers") or []
+
+        def value(name: str) -> Any:
+            found = self._templar.template(known[name])
+            return int(found) if name in integers and str(found).isdigit() else found
+
         values = {
-            section: {key: self._templar.template(known[name]) for key, name in keys.items()}
-            for section, keys in names.items()
+            section: {key: value(name) for key, name in keys.items()} for section, keys in names.items()
         }
         text = toml(values)
         if problem := refusal(text):

@@ -30,13 +30,14 @@ options:
         type: list
         elements: str
         default: []
-      login:
-        description: Make a person's account with a home directory, and without a password.
-        type: bool
-        default: false
   members_of:
-    description: Group whose only members are O(users); others are taken out of it.
+    description: Group whose only members are O(members); others are taken out of it.
     type: str
+  members:
+    description: People. Who has no account gets one with a home directory, and without a password or a key.
+    type: list
+    elements: str
+    default: []
   state:
     description: V(absent) removes O(users), then O(groups).
     type: str
@@ -71,6 +72,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+PERSON = ["--create-home", "--shell", "/bin/bash"]
+SERVICE = ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+
 
 def group_exists(name: str) -> bool:
     """Whether there is a group of this name."""
@@ -91,10 +95,7 @@ def user_command(user: dict[str, Any]) -> list[str] | None:
     entry = user_entry(name)
     if entry is None:
         command = ["useradd"]
-        if user["login"]:
-            command += ["--create-home", "--shell", "/bin/bash"]
-        else:
-            command += ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+        command += PERSON if user.get("person") else SERVICE
         command += ["--gid", group] if group else ["--gid", name] if group_exists(name) else ["--user-group"]
         return command + (["--groups", ",".join(groups)] if groups else []) + [name]
     changes = []
@@ -112,13 +113,13 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "group": {"type": "str"},
         "groups": {"type": "list", "elements": "str", "default": []},
-        "login": {"type": "bool", "default": False},
     }
     module = AnsibleModule(
         {
             "groups": {"type": "list", "elements": "str", "default": []},
             "users": {"type": "list", "elements": "dict", "default": [], "options": options},
             "members_of": {"type": "str"},
+            "members": {"type": "list", "elements": "str", "default": []},
             "state": {"choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
@@ -132,7 +133,8 @@ def main() -> None:
             if code:
                 module.fail_json(msg=f"{' '.join(command)}: {errors.strip()}", commands=commands)
 
-    groups, users, members_of = (module.params[name] for name in ("groups", "users", "members_of"))
+    groups, users = module.params["groups"], module.params["users"]
+    members_of, members = module.params["members_of"], module.params["members"]
     if module.params["state"] == "absent":
         for user in users:
             if user_entry(user["name"]):
@@ -144,11 +146,12 @@ def main() -> None:
         for group in groups:
             if not group_exists(group):
                 run(["groupadd", "--system", group])
-        for user in users:
+        people = [{"name": name, "group": None, "groups": [members_of], "person": True} for name in members]
+        for user in users + people:
             if command := user_command(user):
                 run(command)
         if members_of and group_exists(members_of):
-            for member in sorted(set(grp.getgrnam(members_of).gr_mem) - {user["name"] for user in users}):
+            for member in sorted(set(grp.getgrnam(members_of).gr_mem) - set(members)):
                 run(["gpasswd", "--delete", member, members_of])
     module.exit_json(changed=bool(commands), commands=commands)
 

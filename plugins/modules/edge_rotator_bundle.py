@@ -15,22 +15,27 @@ options:
     description: Directory on the control node.
     type: path
     required: true
-  release:
-    description: Debian release of the device, like V(bookworm).
-    type: str
+  platform:
+    description: The device.
+    type: dict
     required: true
-  machine:
-    description: Architecture of the device, like V(aarch64).
-    type: str
-    required: true
-  python:
-    description: Python of the device, like V(3.11).
-    type: str
-    required: true
-  debian_pycurl:
-    description: Leave pycurl out, for a device that uses Debian's (GnuTLS). Nothing is compiled then on common platforms.
-    type: bool
-    required: true
+    suboptions:
+      release:
+        description: Its Debian release, like V(bookworm).
+        type: str
+        required: true
+      machine:
+        description: Its architecture, like V(aarch64).
+        type: str
+        required: true
+      python:
+        description: Its Python, like V(3.11).
+        type: str
+        required: true
+      debian_pycurl:
+        description: Leave pycurl out, because the device uses Debian's (GnuTLS). Common platforms need no compiler then.
+        type: bool
+        required: true
   state:
     description:
       - V(planned) says which bundle this is and what is missing for it.
@@ -49,10 +54,11 @@ EXAMPLES = r"""
 - name: The bundle is on the control node
   edge_litestream.appliance.edge_rotator_bundle:
     cache: ~/.cache/edge-litestream/bundle
-    release: bookworm
-    machine: aarch64
-    python: "3.11"
-    debian_pycurl: false
+    platform:
+      release: bookworm
+      machine: aarch64
+      python: "3.11"
+      debian_pycurl: false
 """
 
 RETURN = r"""

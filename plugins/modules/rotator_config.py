@@ -15,6 +15,11 @@ options:
     description: Section, key and the name of the variable that the key's value is taken from.
     type: dict
     required: true
+  integers:
+    description: Those of the variables that are whole numbers, even where C(-e name=value) makes them texts.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
