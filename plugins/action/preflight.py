@@ -12,7 +12,7 @@ from ansible.utils.vars import load_extra_vars
 class ActionModule(ActionBase):
     """Runs on the control node alone."""
 
-    _VALID_ARGS = frozenset({"rules", "derived", "renamed"})
+    _VALID_ARGS = frozenset({"rules", "derived", "renamed", "renamed_values"})
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -21,7 +21,8 @@ class ActionModule(ActionBase):
         known = task_vars or {}
         args = self._task.args
         problems = [rule["message"] for rule in args.get("rules") or [] if not self._holds(rule["that"])]
-        problems += self._inventory_problems(args.get("derived") or {}, args.get("renamed") or {}, known)
+        if args.keys() - {"rules"}:
+            problems += self._inventory_problems(args, known)
         if problems:
             raise AnsibleActionFail("\n".join(" ".join(str(problem).split()) for problem in problems))
         return {"changed": False}
@@ -32,21 +33,25 @@ class ActionModule(ActionBase):
                 return False
         return True
 
-    def _inventory_problems(
-        self, derived: dict[str, str], renamed: dict[str, str], known: dict[str, Any]
-    ) -> list[str]:
+    def _inventory_problems(self, args: dict[str, Any], known: dict[str, Any]) -> list[str]:
         host = known["inventory_hostname"]
         # These hold what the inventory says, and no role's defaults nor what a playbook hands from role to role.
         inventory = known["hostvars"][host]
         # What is given by -e outranks all, so it is not ignored.
         given = load_extra_vars(self._loader)
         problems = [
-            f"{name} is set for {host}, and would be ignored: the playbook makes it from {instead}; set that instead."
-            for name, instead in derived.items()
+            f"{name} is set for {host}, and would be ignored: the playbook takes it from {instead}; set that instead."
+            for name, instead in (args.get("derived") or {}).items()
             if name in inventory and name not in given
         ]
-        return problems + [
+        problems += [
             f"{name} is set for {host}, and is now called {successor}: rename it."
-            for name, successor in renamed.items()
+            for name, successor in (args.get("renamed") or {}).items()
             if name in inventory
+        ]
+        return problems + [
+            f"{name} is '{old}' for {host}, which is now called '{new}': write that instead."
+            for name, successors in (args.get("renamed_values") or {}).items()
+            for old, new in successors.items()
+            if name in inventory and inventory[name] == old
         ]

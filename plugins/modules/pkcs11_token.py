@@ -149,13 +149,20 @@ def read_pin(path: Path) -> bytes:
     return pin.encode()
 
 
-def become(user: str) -> None:
-    """Drop from root to `user`, so that the store's files belong to it."""
-    entry = pwd.getpwnam(user)
+@contextlib.contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    """Be `user` for a while, so that the store's files belong to it; Ansible itself goes on as root."""
+    entry, groups, mask = pwd.getpwnam(user), os.getgroups(), os.umask(0o077)
     os.initgroups(user, entry.pw_gid)
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
-    os.umask(0o077)
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+        os.umask(mask)
 
 
 def initialise(module: Module, label: str, pin: bytes, so_pin: bytes, dry: bool = False) -> bool:
@@ -200,9 +207,9 @@ def main() -> None:
         module.exit_json(changed=True)
     try:
         pin, so_pin = read_pin(Path(params["pin_file"])), read_pin(Path(params["so_pin_file"]))
-        become(params["user"])
         os.environ.update({name: str(value) for name, value in params["environment"].items()})
-        changed = initialise(Module(params["module"]), params["label"], pin, so_pin, dry)
+        with acting_as(params["user"]):
+            changed = initialise(Module(params["module"]), params["label"], pin, so_pin, dry)
     except (TokenError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed)

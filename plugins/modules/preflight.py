@@ -30,6 +30,9 @@ options:
   renamed:
     description: Variables of older versions, and their names of today.
     type: dict
+  renamed_values:
+    description: Variables, and values of older versions with their names of today.
+    type: dict
 attributes:
   check_mode:
     support: full
