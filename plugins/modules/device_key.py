@@ -103,13 +103,12 @@ def certificate_state(module: AnsibleModule, key: str) -> str:
     return "ok" if lasts else "expiring"
 
 
-def write_request(module: AnsibleModule, text: str) -> None:
+def write_request(target: str, text: str) -> None:
     """Put the request into its file, whole or not at all."""
-    target = module.params["request_file"]
     fresh = Path(f"{target}.new")
     fresh.write_text(text + "\n")
     fresh.chmod(0o644)
-    module.atomic_move(str(fresh), target, keep_dest_attrs=False)
+    fresh.replace(target)
 
 
 def main() -> None:
@@ -134,7 +133,7 @@ def main() -> None:
             request, why = "", str(error)
         if not request:
             module.fail_json(msg=f"no key pair and request could be made: {why}")
-        write_request(module, request)
+        write_request(file, request)
         key, why = public_key(module)
         if not key:
             module.fail_json(msg=f"the key cannot be asked for: {why}")

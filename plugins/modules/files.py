@@ -114,17 +114,33 @@ def differs(entry: dict[str, Any]) -> bool:
     return path.is_symlink() or not path.is_file() or path.read_bytes() != entry["content"].encode()
 
 
-def staged(module: AnsibleModule, entry: dict[str, Any]) -> str:
-    """Write the content to a temporary file that only root reads, and have it validated."""
-    handle, name = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(handle, "wb") as file:
-        file.write(entry["content"].encode())
+def validated(module: AnsibleModule, entry: dict[str, Any]) -> bool:
+    """Tell whether a file's content has to be written, and have a new one validated; fails where it is refused."""
+    if not differs(entry):
+        return False
     if entry["validate"]:
-        command = shlex.split(entry["validate"].replace("%s", name))
-        code, output, errors = module.run_command(command)
+        with tempfile.NamedTemporaryFile(dir=module.tmpdir) as file:
+            file.write(entry["content"].encode())
+            file.flush()
+            code, output, errors = module.run_command(shlex.split(entry["validate"].replace("%s", file.name)))
         if code:
             module.fail_json(msg=f"{entry['path']} would be refused: {(errors or output).strip()}", paths=[])
-    return name
+    return True
+
+
+def write(module: AnsibleModule, entry: dict[str, Any]) -> None:
+    """Put the content into its place, whole or not at all, with owner and mode from the first moment."""
+    handle, name = tempfile.mkstemp(dir=Path(entry["path"]).parent, prefix=".ansible-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(entry["content"].encode())
+            file.flush()
+            os.fsync(file.fileno())
+        attributes(module, entry, name)
+        Path(name).replace(entry["path"])
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def remove(module: AnsibleModule, path: Path) -> bool:
@@ -147,7 +163,7 @@ def text(path: str) -> str:
         return ""
 
 
-def apply(module: AnsibleModule, entry: dict[str, Any], fresh: str | None, diff: list[dict[str, str]]) -> bool:
+def apply(module: AnsibleModule, entry: dict[str, Any], fresh: bool, diff: list[dict[str, str]]) -> bool:
     """Bring one path into its state; tell whether it was not."""
     path = Path(entry["path"])
     if entry["state"] == "absent":
@@ -161,13 +177,11 @@ def apply(module: AnsibleModule, entry: dict[str, Any], fresh: str | None, diff:
         elif not path.is_dir():
             module.fail_json(msg=f"{path} is there and is no directory: move it away")
         return attributes(module, entry, str(path)) or missing
-    if fresh is not None:
+    if fresh:
         diff.append({"before_header": str(path), "after_header": str(path),
                      "before": text(str(path)), "after": entry["content"]})  # fmt: skip
-        if module.check_mode:
-            return True
-        attributes(module, entry, fresh)
-        module.atomic_move(fresh, str(path), keep_dest_attrs=False)
+        if not module.check_mode:
+            write(module, entry)
         return True
     if missing:
         if module.check_mode:
@@ -194,12 +208,10 @@ def main() -> None:
     entries = module.params["files"]
     for entry in entries:
         entry["mode"] = entry["mode"] or ("0755" if entry["state"] == "directory" else "0644")
-    fresh = [staged(module, entry) if differs(entry) else None for entry in entries]
+    fresh = [validated(module, entry) for entry in entries]
     diff: list[dict[str, str]] = []
     paths = [
-        entry["path"]
-        for entry, name in zip(entries, fresh, strict=True)
-        if apply(module, entry, name, diff)
+        entry["path"] for entry, new in zip(entries, fresh, strict=True) if apply(module, entry, new, diff)
     ]
     module.exit_json(changed=bool(paths), paths=paths, diff=diff)
 

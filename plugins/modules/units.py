@@ -84,7 +84,9 @@ class Units:
 
     def stop(self) -> None:
         """Stop what runs: first what starts other units, then the services."""
-        running = [name for name, unit in self.show().items() if unit["ActiveState"] not in ("inactive", "failed")]
+        running = [
+            name for name, unit in self.show().items() if unit["ActiveState"] not in ("inactive", "failed")
+        ]
         for services in (False, True):
             group = [name for name in running if name.endswith(".service") == services]
             if group:
@@ -111,7 +113,9 @@ class Units:
     def start(self, restart: bool) -> None:
         """Enable and start; a unit whose file check mode has not written yet is taken as one to start."""
         units = self.show()
-        if any(unit["NeedDaemonReload"] == "yes" or unit["LoadState"] == "not-found" for unit in units.values()):
+        if any(
+            unit["NeedDaemonReload"] == "yes" or unit["LoadState"] == "not-found" for unit in units.values()
+        ):
             self.systemctl("daemon-reload")
             units = self.show()
         disabled = [name for name, unit in units.items() if unit["UnitFileState"] in ("disabled", "")]

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
+from ansible_collections.edge_litestream.appliance.plugins.action import rotator_config
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,10 +86,6 @@ def play(tmp_path: Path, tasks: list[dict[str, Any]], *options: str, **known: An
 
 def configuration(known: dict[str, Any]) -> str:
     """The configuration as the role makes it from its variables."""
-    from ansible_collections.edge_litestream.appliance.plugins.action import (  # noqa: PLC0415 - not before the loader
-        rotator_config,
-    )
-
     names = evaluate(known["__edge_rotator_settings"], known)
     return rotator_config.toml(
         {

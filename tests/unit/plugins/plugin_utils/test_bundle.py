@@ -66,7 +66,9 @@ def test_wheel_of_another_platform_is_built_again(tmp_path: Path, tags: str) -> 
     with pytest.raises(bundle.BundleError) as refused:
         bundle.provide(planned(tmp_path), "assembled")
     assert name in str(refused.value)
-    assert "set edge_rotator_build_host to another device with Debian bookworm on x86_64" in str(refused.value)
+    assert "set edge_rotator_build_host to another device with Debian bookworm on x86_64" in str(
+        refused.value
+    )
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "changed", "garbled"])
