@@ -1,4 +1,4 @@
-"""Stop before anything changes, and name everything that has to be corrected; see the module's documentation."""
+"""Stop before anything changes, and name all that has to be corrected."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class ActionModule(ActionBase):
 
     def _inventory_problems(self, args: dict[str, Any], known: dict[str, Any]) -> list[str]:
         host = known["inventory_hostname"]
-        # These hold what the inventory says, and no role's defaults nor what a playbook hands from role to role.
+        # What the inventory says; no role's defaults, and nothing that a playbook hands from role to role.
         inventory = known["hostvars"][host]
         # What is given by -e outranks all, so it is not ignored.
         given = load_extra_vars(self._loader)
         problems = [
-            f"{name} is set for {host}, and would be ignored: the playbook takes it from {instead}; set that instead."
+            f"{name} is set for {host}, and would be ignored: it is made from {instead}; set that instead."
             for name, instead in (args.get("derived") or {}).items()
             if name in inventory and name not in given
         ]

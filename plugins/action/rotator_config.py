@@ -1,4 +1,4 @@
-"""Make the rotator's configuration from variables and have the rotator judge it; see the module's documentation."""
+"""Make the rotator's configuration from variables; the module's documentation says more."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ options:
     elements: str
     default: []
   users:
-    description: System users without a home and a shell, unless said otherwise. They keep the groups they have besides.
+    description: System users without a home and a shell, unless said otherwise. They keep the groups
+      they have besides.
     type: list
     elements: dict
     default: []

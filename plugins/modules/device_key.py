@@ -7,11 +7,14 @@ DOCUMENTATION = r"""
 module: device_key
 short_description: Have a key pair and its certificate signing request, and tell how the certificate stands
 description:
-  - Asks for the public key, and makes key pair and request where there is no key or the request is another key's.
-  - Reads the certificate and compares it with the key. No private key is read, and no secret is in any command line.
+  - Asks for the public key, and makes key pair and request where there is no key or the request is
+    another key's.
+  - Reads the certificate and compares it with the key. No private key is read, and no secret is in
+    any command line.
 options:
   public_key_command:
-    description: Command and arguments that print the public key as PEM. Where the program is missing, there is no key yet.
+    description: Command and arguments that print the public key as PEM. Where the program is missing,
+      there is no key yet.
     type: list
     elements: str
     required: true
@@ -82,7 +85,7 @@ def public_key(module: AnsibleModule) -> tuple[str, str]:
 
 
 def read(module: AnsibleModule, kind: str, file: str, *more: str) -> str:
-    """What openssl says of a request (req) or a certificate (x509); empty where it cannot be read."""
+    """Ask openssl about a request (req) or a certificate (x509); empty where it cannot be read."""
     if not Path(file).exists():
         return ""
     try:

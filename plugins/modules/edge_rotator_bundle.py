@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: edge_rotator_bundle
 short_description: Have the bundle of a device's platform on the control node
 description:
-  - A bundle is a tar archive per platform with the rotator, pycurl, python-pkcs11 and a launcher. It is named by a digest
+  - A bundle is a tar archive per platform with the rotator, pycurl, python-pkcs11 and a launcher. It
+    is named by a digest
     of all that went into it, so that an unchanged one is never made or pushed twice.
   - Runs on the control node alone. Hosts that need the same bundle wait for the first of them.
 options:
@@ -33,7 +34,8 @@ options:
         type: str
         required: true
       debian_pycurl:
-        description: Leave pycurl out, because the device uses Debian's (GnuTLS). Common platforms need no compiler then.
+        description: Leave pycurl out, because the device uses Debian's (GnuTLS). Common platforms
+          need no compiler then.
         type: bool
         required: true
   state:

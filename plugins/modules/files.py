@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: files
 short_description: Write, make and remove several small files and directories in one step
 description:
-  - One step on the device for all that M(ansible.builtin.template), M(ansible.builtin.copy) and M(ansible.builtin.file)
+  - One step on the device for all that M(ansible.builtin.template), M(ansible.builtin.copy) and
+    M(ansible.builtin.file)
     would do in two steps for each file.
   - Every new content is validated before the first file is written.
 options:
@@ -15,7 +16,7 @@ options:
     description: The files, in the order in which they are written.
     type: list
     elements: dict
-    required: true
+    default: []
     suboptions:
       path:
         description: Absolute path.
@@ -41,8 +42,14 @@ options:
         description: Mode as octal digits; by default 0644 for a file and 0755 for a directory.
         type: str
       validate:
-        description: Command that has to accept the new content before anything is written; C(%s) is its temporary file.
+        description: Command that has to accept the new content before anything is written; C(%s) is
+          its temporary file.
         type: str
+  absent:
+    description: Paths to remove after that, short for O(files[].state=absent).
+    type: list
+    elements: path
+    default: []
 attributes:
   check_mode:
     support: full
@@ -115,7 +122,7 @@ def differs(entry: dict[str, Any]) -> bool:
 
 
 def validated(module: AnsibleModule, entry: dict[str, Any]) -> bool:
-    """Tell whether a file's content has to be written, and have a new one validated; fails where it is refused."""
+    """Tell whether a file has to be written, and have its content validated; fails where it is refused."""
     if not differs(entry):
         return False
     if entry["validate"]:
@@ -202,10 +209,15 @@ def main() -> None:
         "validate": {"type": "str"},
     }
     module = AnsibleModule(
-        {"files": {"type": "list", "elements": "dict", "required": True, "options": options}},
+        {
+            "files": {"type": "list", "elements": "dict", "default": [], "options": options},
+            "absent": {"type": "list", "elements": "path", "default": []},
+        },
         supports_check_mode=True,
     )
-    entries = module.params["files"]
+    entries = module.params["files"] + [
+        {"path": path, "state": "absent", "mode": None} for path in module.params["absent"]
+    ]
     for entry in entries:
         entry["mode"] = entry["mode"] or ("0755" if entry["state"] == "directory" else "0644")
     fresh = [validated(module, entry) for entry in entries]

@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: packages
 short_description: Install Debian packages, and ask the mirror only when one is missing
 description:
-  - Where everything is installed nothing is fetched, so a device without a way to its mirror converges all the same.
+  - Where everything is installed nothing is fetched, so a device without a way to its mirror
+    converges all the same.
   - Recommended packages are left out. A package that is installed is never upgraded.
 options:
   names:

@@ -25,7 +25,8 @@ options:
         type: str
         required: true
   derived:
-    description: Variables that a playbook sets itself, and the variable to set instead. One set by C(-e) is not ignored.
+    description: Variables that a playbook sets itself, and the variable to set instead. One set by
+      C(-e) is not ignored.
     type: dict
   renamed:
     description: Variables of older versions, and their names of today.

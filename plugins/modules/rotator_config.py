@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: rotator_config
 short_description: Make the rotator's configuration from variables, and have the rotator judge it
 description:
-  - The rotator's own check is the only judge, so that a working configuration is never replaced by one it refuses.
+  - The rotator's own check is the only judge, so that a working configuration is never replaced by
+    one it refuses.
   - What it says of a key is said of the variable that the key is made from.
   - Runs on the control node alone.
 options:

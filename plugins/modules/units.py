@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: units
 short_description: Start, stop or remove several systemd units in one step
 description:
-  - Does for a list of units what M(ansible.builtin.systemd_service) does for one, in one step and in the right order.
+  - Does for a list of units what M(ansible.builtin.systemd_service) does for one, in one step and in
+    the right order.
   - Timers and paths start other units, so they are stopped before services.
 options:
   names:
@@ -27,6 +28,12 @@ options:
     description: With O(state=started), restart those of O(names) that run already.
     type: bool
     default: false
+  enabled:
+    description: With O(state=started), units that are enabled and not started, because something else
+      starts them.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -60,7 +67,8 @@ class Units:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
-        self.names: list[str] = module.params["names"]
+        self.later: list[str] = module.params["enabled"]
+        self.names: list[str] = module.params["names"] + self.later
         self.commands: list[str] = []
 
     def systemctl(self, verb: str, *names: str) -> None:
@@ -122,9 +130,9 @@ class Units:
         if disabled:
             self.systemctl("enable", *disabled)
         running = [name for name, unit in units.items() if unit["ActiveState"] in ("active", "reloading")]
-        if restart and running:
-            self.systemctl("restart", *running)
-        if idle := [name for name in self.names if name not in running]:
+        if restart and (again := [name for name in running if name not in self.later]):
+            self.systemctl("restart", *again)
+        if idle := [name for name in self.names if name not in running + self.later]:
             self.systemctl("start", *idle)
 
 
@@ -135,6 +143,7 @@ def main() -> None:
             "names": {"type": "list", "elements": "str", "required": True},
             "state": {"choices": ["started", "stopped", "absent"], "default": "started"},
             "restart": {"type": "bool", "default": False},
+            "enabled": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

@@ -87,9 +87,7 @@ def test_enroll_tells_what_site_tells() -> None:
 def test_inventories_have_the_same_shape() -> None:
     lab = load(ROOT / "inventory/lab/group_vars/edge_devices.yml")
     production = load(ROOT / "inventory/production.example/group_vars/edge_devices.yml")
-    # The lab's provider is not AWS.
-    assert set(lab) - set(production) == {"device_identity_server_ca"}
-    assert set(production) <= set(lab)
+    assert set(lab) == set(production)
 
 
 def test_the_example_names_nothing_that_only_a_clone_has() -> None:

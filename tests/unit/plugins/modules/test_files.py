@@ -1,4 +1,4 @@
-"""Several files in one step: all are validated before one is written, and a second time nothing is left to do."""
+"""All files are validated before one is written, and a second time nothing is left to do."""
 
 import getpass
 import grp
