@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+# What starts with an underscore is shared by roles, and nothing an operator sets.
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.name[0] != "_")
 
 
 def load(path: Path) -> Any:
@@ -49,24 +50,46 @@ def test_variables_page_is_current() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def wired(playbook: str) -> dict[str, str]:
+    """What a playbook tells roles of one another."""
+    play = load(ROOT / f"playbooks/{playbook}.yml")[0]
+    tasks = [inner for task in play["tasks"] for inner in task.get("block", [task])]
+    found: dict[str, str] = {}
+    for task in tasks:
+        if "ansible.builtin.import_role" in task:
+            found |= {name: value for name, value in task.get("vars", {}).items() if name != "common_derived"}
+    return found
+
+
 def test_wiring_names_variables_that_exist() -> None:
-    wiring = load(ROOT / "playbooks/vars/appliance.yml")
-    known: set[str] = set()
+    wiring = wired("site")
     for role in ROLES:
-        known |= set(load(ROOT / f"roles/{role}/defaults/main.yml"))
-    assert set(wiring) <= known
-    for role in ROLES:
+        options = load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
         marked = {
-            name
-            for name, option in load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"][
-                "main"
-            ]["options"].items()
-            if "Set by playbooks/site.yml" in option["description"]
+            name for name, option in options.items() if "Set by playbooks/site.yml" in option["description"]
         }
         assert marked == {name for name in wiring if name.startswith(f"{role}_")}
+
+
+def test_what_site_sets_itself_is_refused_in_the_inventory() -> None:
+    shared = load(ROOT / "roles/_common/vars/main.yml")
+    assert shared["__common_wiring"].keys() == wired("site").keys()
+    known = {name for role in ROLES for name in load(ROOT / f"roles/{role}/defaults/main.yml")}
+    assert set(shared["__common_wiring"].values()) <= known - shared["__common_wiring"].keys()
+    assert set(shared["__common_renamed"].values()) <= known
+
+
+def test_enroll_tells_what_site_tells() -> None:
+    assert wired("enroll")
+    assert wired("enroll").items() <= wired("site").items()
 
 
 def test_inventories_have_the_same_shape() -> None:
     lab = load(ROOT / "inventory/lab/group_vars/edge_devices.yml")
     production = load(ROOT / "inventory/production.example/group_vars/edge_devices.yml")
     assert set(lab) == set(production)
+
+
+def test_the_example_names_nothing_that_only_a_clone_has() -> None:
+    for path in (ROOT / "inventory/production.example").rglob("*.yml"):
+        assert "../" not in path.read_text(), path

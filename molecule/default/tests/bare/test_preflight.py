@@ -14,15 +14,15 @@ DATABASE = {"path": "/var/lib/sample-app/sample.db", "replica": REPLICA}
 BAD = {
     "role alias": (
         {"edge_rotator_role_alias": "my alias!"},
-        ["edge_rotator_role_alias is 'my alias!'", "AWS allows"],
+        ["edge_rotator_role_alias is 'my alias!'", "must be 1 to 128 of"],
     ),
     "endpoint with a scheme": (
         {"edge_rotator_endpoint": "https://abc.credentials.iot.eu-central-1.amazonaws.com"},
-        ["edge_rotator_endpoint is 'https://abc", "without scheme"],
+        ["edge_rotator_endpoint is 'https://abc", "without a scheme"],
     ),
     "margin longer than the life time": (
         {"edge_rotator_expected_lifetime": 900, "edge_rotator_refresh_margin": 901},
-        ["edge_rotator_refresh_margin is 901", "900", "shorter than the life time"],
+        ["edge_rotator_refresh_margin is 901", "must be less than edge_rotator_expected_lifetime (900 s)"],
     ),
     "relative database path": (
         {"litestream_config": {"dbs": [{**DATABASE, "path": "sample.db"}]}},

@@ -16,7 +16,7 @@ EXPECTED = {
         "absent": ["softhsm2", "pkcs11-provider", "python3-pycurl"],
     },
     "edge04": {
-        "backend": "provider",
+        "backend": "pkcs11-provider",
         "packages": ["softhsm2", "pkcs11-provider"],
         "absent": ["libengine-pkcs11-openssl", "python3-pycurl", "tpm2-abrmd"],
     },
@@ -96,7 +96,7 @@ def test_metrics_are_written_and_nothing_else_can_be(host: Any, name: str) -> No
     file = host.file(f"{folder}/edge_rotator.prom")
     wait_for(lambda: file.exists)
     assert file.mode == 0o644
-    assert 'backend="provider",mode="environment"' in file.content_string
+    assert 'backend="pkcs11-provider",mode="environment"' in file.content_string
     host.check_output(f"touch {folder}/other.prom")
     assert host.run(f"sudo -u edge-rotator rm -f {folder}/other.prom").rc != 0
     assert host.run(f"sudo -u edge-rotator sh -c 'echo x > {folder}/other.prom'").rc != 0

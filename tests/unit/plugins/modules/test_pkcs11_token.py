@@ -1,13 +1,17 @@
-"""The script that makes a token, with a real SoftHSM, watched for what it lets others see."""
+"""The module that makes a token, with a real SoftHSM, watched for what it lets others see."""
 
+import getpass
+import json
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "roles/pkcs11/files/init_token.py"
+ROOT = Path(__file__).resolve().parents[4]
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 PINS = {
     "pin": "83c1e77a90d25f4b83c1e77a90d25f4b",
@@ -25,11 +29,34 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, label: str = "edge") -> subprocess.CompletedProcess[str]:
-    command = ["/usr/bin/python3", str(SCRIPT), f"--module={MODULE}", f"--label={label}", "--user=root"]
-    command += [f"--pin-file={place}/pin", f"--so-pin-file={place}/so-pin"]
-    command += [f"--env=SOFTHSM2_CONF={place}/softhsm2.conf"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def run(place: Path, label: str = "edge", check: bool = False) -> dict[str, Any]:
+    """Run the module as Ansible does, in a process of its own; return its answer."""
+    arguments = {
+        "module": MODULE,
+        "label": label,
+        "user": getpass.getuser(),
+        "pin_file": f"{place}/pin",
+        "so_pin_file": f"{place}/so-pin",
+        "environment": {"SOFTHSM2_CONF": f"{place}/softhsm2.conf"},
+        "_ansible_check_mode": check,
+    }
+    code = (
+        "import json, sys\n"
+        "from ansible.module_utils.testing import patch_module_args\n"
+        "from ansible_collections.edge_litestream.appliance.plugins.modules import pkcs11_token\n"
+        "with patch_module_args(json.load(sys.stdin)):\n    pkcs11_token.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT / ".collections")},
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def tool(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -39,11 +66,11 @@ def tool(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_token_is_made_once(place: Path) -> None:
-    assert run(place).stdout == "initialised\n"
+    assert run(place)["changed"]
     login = tool(place, "--token-label", "edge", "--login", "--pin", PINS["pin"], "--list-objects")
     assert login.returncode == 0, login.stderr
-    assert run(place).stdout == "present\n"
-    assert run(place, "other").stdout == "initialised\n", "another label is another token"
+    assert not run(place)["changed"]
+    assert run(place, "other")["changed"], "another label is another token"
 
 
 def test_what_an_interrupted_run_began_is_finished(place: Path) -> None:
@@ -54,20 +81,20 @@ def test_what_an_interrupted_run_began_is_finished(place: Path) -> None:
     )
     made = tool(place, "--init-token", "--slot", slot, "--label", "edge", "--so-pin", PINS["so-pin"])
     assert made.returncode == 0, made.stderr
-    assert run(place).stdout == "initialised\n"
-    assert run(place).stdout == "present\n"
+    assert run(place)["changed"]
+    assert not run(place)["changed"]
 
 
 def test_a_pin_with_a_line_break_is_refused(place: Path) -> None:
     (place / "pin").write_text("12345678\n")
     done = run(place)
-    assert done.returncode == 1
-    assert "holds 9 characters, or a line break" in done.stderr
+    assert done["failed"]
+    assert "holds 9 characters, or a line break" in done["msg"]
     assert list((place / "tokens").iterdir()) == []
 
 
 def test_nobody_sees_a_pin(place: Path) -> None:
-    """Sample every process's argv and environment all the while, and see at least the script there."""
+    """Sample every process's argv and environment all the while, and see at least the module there."""
     seen: list[bytes] = []
     stop = threading.Event()
 
@@ -79,7 +106,7 @@ def test_nobody_sees_a_pin(place: Path) -> None:
                         content = (process / name).read_bytes()
                     except OSError:
                         continue
-                    if str(place).encode() in content or any(
+                    if b"modules import pkcs11_token" in content or any(
                         pin.encode() in content for pin in PINS.values()
                     ):
                         seen.append(content)
@@ -91,6 +118,15 @@ def test_nobody_sees_a_pin(place: Path) -> None:
     finally:
         stop.set()
         watcher.join()
-    assert done.stdout == "initialised\n"
-    assert any(b"init_token.py" in content for content in seen), "the watch saw the script at work"
+    assert done["changed"]
+    assert any(b"modules import pkcs11_token" in content for content in seen), (
+        "the watch saw the module at work"
+    )
     assert not [content for content in seen for pin in PINS.values() if pin.encode() in content]
+
+
+def test_check_mode_makes_none(place: Path) -> None:
+    assert run(place, check=True)["changed"]
+    assert list((place / "tokens").iterdir()) == []
+    run(place)
+    assert not run(place, check=True)["changed"]

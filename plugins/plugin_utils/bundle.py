@@ -1,20 +1,14 @@
-#!/usr/bin/env python3
 """Put together, on the control node, what a device runs: the rotator, pycurl, python-pkcs11 and a launcher.
 
 A bundle is a tar archive per platform, named by a digest of all that went into it, so that an unchanged
 one is never made or pushed twice. Devices need neither PyPI nor a compiler. With Debian's own pycurl
-(--pycurl debian) nothing is compiled anywhere.
-
-  plan      say which bundle a platform needs and what is missing for it (JSON)
-  sources   download, by the locks' hashes, what a build host needs to compile pycurl
-  assemble  make the bundle, once the compiled wheels are in the cache (JSON, like plan)
+nothing is compiled anywhere.
 """
 
 from __future__ import annotations
 
-import argparse
+import fcntl
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -25,6 +19,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+COLLECTION = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600
 COMPILED = [
     "pycurl"
@@ -56,13 +51,12 @@ class BundleError(Exception):
 class Plan:
     """The bundle of one platform: where its parts are, and its digest."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.root = Path(args.root)
-        self.release, self.machine, self.python = args.release, args.machine, args.python
+    def __init__(self, cache: str, release: str, machine: str, python: str, debian_pycurl: bool) -> None:
+        self.root = COLLECTION
+        self.release, self.machine, self.python = release, machine, python
         self.lock = self.root / "files/device-requirements.lock"
         self.build_lock = self.root / "files/device-build-requirements.lock"
         self.platform = f"{self.release}-{self.machine}-cp{self.python.replace('.', '')}"
-        debian_pycurl = args.pycurl == "debian"
         self.launcher = LAUNCHER.format(more=DEBIAN_PACKAGES if debian_pycurl else "")
         self.compiled = [] if debian_pycurl else list(COMPILED)
         self.wheels = list(WHEELS)
@@ -70,7 +64,7 @@ class Plan:
             self.compiled.append("python-pkcs11")
             self.wheels.remove("python-pkcs11")
         lock_digest = hashlib.sha256(self.lock.read_bytes() + self.build_lock.read_bytes()).hexdigest()[:12]
-        self.cache = Path(args.cache)
+        self.cache = Path(cache)
         self.built = self.cache / f"wheels-{self.platform}-{lock_digest}"
         self.sources = self.cache / f"sources-{lock_digest}-{'-'.join(self.compiled)}"
         self.package = sorted((self.root / "edge_rotator").glob("*.py"))
@@ -116,7 +110,7 @@ def pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
 
     Raises BundleError with the last lines pip printed.
     """
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments],
         env={**os.environ, **(environment or {})},
         capture_output=True,
@@ -235,35 +229,17 @@ def root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def main() -> int:
-    """Read the arguments and do one step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("step", choices=["plan", "sources", "assemble"])
-    parser.add_argument("--root", required=True, help="root of this repository")
-    parser.add_argument("--cache", required=True)
-    parser.add_argument("--release", required=True, help="Debian release of the device, like bookworm")
-    parser.add_argument("--machine", required=True, help="architecture of the device, like aarch64")
-    parser.add_argument("--python", required=True, help="Python of the device, like 3.11")
-    parser.add_argument(
-        "--pycurl", choices=["bundled", "debian"], default="bundled",
-        help="where pycurl comes from: compiled for the bundle, or the device's python3-pycurl (GnuTLS)",
-    )  # fmt: skip
-    try:
-        args = parser.parse_args()
-        Path(args.cache).mkdir(parents=True, exist_ok=True)
-        plan = Plan(args)
-        if args.step == "sources":
+def provide(plan: Plan, state: str) -> None:
+    """Do one step for a platform, while others who need the same one wait.
+
+    Raises BundleError.
+    """
+    plan.cache.mkdir(parents=True, exist_ok=True)
+    if state == "planned" or plan.bundle.is_file():
+        return
+    with (plan.cache / f"{plan.platform}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if state == "sources":
             fetch_sources(plan)
-        elif args.step == "assemble":
+        else:
             assemble(plan)
-        print(json.dumps(plan.report()))
-    except (BundleError, OSError, subprocess.SubprocessError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

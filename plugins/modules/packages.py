@@ -1,0 +1,82 @@
+#!/usr/bin/python
+"""Install Debian packages, and ask the mirror only when one is missing."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: packages
+short_description: Install Debian packages, and ask the mirror only when one is missing
+description:
+  - Where everything is installed nothing is fetched, so a device without a way to its mirror
+    converges all the same.
+  - Recommended packages are left out. A package that is installed is never upgraded.
+options:
+  names:
+    description: Names of the packages.
+    type: list
+    elements: str
+    required: true
+attributes:
+  check_mode:
+    support: full
+author: Edge Litestream appliance (@edge-litestream)
+"""
+
+EXAMPLES = r"""
+- name: OpenSSL's command is installed
+  edge_litestream.appliance.packages:
+    names: [openssl]
+"""
+
+RETURN = r"""
+missing:
+  description: Packages that were installed, or in check mode would have been.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+LISTS = Path("/var/lib/apt/lists")
+CURRENT_S = 86400
+# Another apt, like that of unattended-upgrades, may be at work.
+APT = ["apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=120"]
+
+
+def missing_packages(module: AnsibleModule, names: list[str]) -> list[str]:
+    """Those of the names that dpkg does not have as installed; it names an unknown one only on stderr."""
+    command = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n", *names]
+    _, output, _ = module.run_command(command)
+    installed = {line.split()[1] for line in output.splitlines() if line.startswith("installed ")}
+    return [name for name in names if name not in installed]
+
+
+def lists_current() -> bool:
+    """Whether package lists are there and of today. A fresh image may have an empty directory of today."""
+    times = [path.stat().st_mtime for path in LISTS.glob("*_Packages*")]
+    return bool(times) and 0 <= time.time() - LISTS.stat().st_mtime < CURRENT_S
+
+
+def main() -> None:
+    """Install what is missing."""
+    module = AnsibleModule(
+        {"names": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
+    )
+    module.run_command_environ_update = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    missing = missing_packages(module, module.params["names"])
+    if missing and not module.check_mode:
+        steps = [[*APT, "update"]] if not lists_current() else []
+        for command in [*steps, [*APT, "--no-install-recommends", "install", *missing]]:
+            code, output, errors = module.run_command(command)
+            if code:
+                said = "\n".join((output + errors).strip().splitlines()[-8:])
+                module.fail_json(msg=f"{' '.join(command)} failed:\n{said}", missing=missing)
+    module.exit_json(changed=bool(missing), missing=missing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+#!/usr/bin/python
+"""Initialise a token through its PKCS#11 module, as its service user.
+
+In this process, so that the PINs are in nobody's argv or environment: softhsm2-util takes them from argv,
+pkcs11-tool takes at most 20 characters from a terminal, and tpm2_ptool hands what opens the TPM's objects
+to the argv of tpm2_create.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pkcs11_token
+short_description: Initialise a token through its PKCS#11 module
+description:
+  - Makes an empty token with a security officer's and a user's PIN, as the user whom its store belongs to.
+  - Finishes what an interrupted run began. A token that is ready is left as it is.
+  - Reads the PINs from files, so that no PIN is in anybody's arguments or environment.
+options:
+  module:
+    description: Path of the PKCS#11 module.
+    type: path
+    required: true
+  label:
+    description: Label of the token.
+    type: str
+    required: true
+  pin_file:
+    description: File that holds the user's PIN and nothing else.
+    type: path
+    required: true
+  so_pin_file:
+    description: File that holds the security officer's PIN and nothing else.
+    type: path
+    required: true
+  user:
+    description: User whom the store belongs to.
+    type: str
+    required: true
+  environment:
+    description: Environment variables that the module needs.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    support: full
+author: Edge Litestream appliance (@edge-litestream)
+"""
+
+EXAMPLES = r"""
+- name: The token is ready
+  edge_litestream.appliance.pkcs11_token:
+    module: /usr/lib/softhsm/libsofthsm2.so
+    label: edge
+    pin_file: /etc/edge-token/pin
+    so_pin_file: /etc/edge-token/so-pin
+    user: edge-rotator
+    environment:
+      SOFTHSM2_CONF: /etc/edge-token/softhsm2.conf
+"""
+
+RETURN = r""" # """
+
+import contextlib
+import ctypes
+import os
+import pwd
+from collections.abc import Iterator
+from ctypes import c_ulong
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+PIN_LENGTH = range(4, 129)  # what SoftHSM and a TPM take
+USER_PIN_INITIALIZED, TOKEN_INITIALIZED = 0x8, 0x400  # CK_TOKEN_INFO.flags
+RW_SERIAL_SESSION, SECURITY_OFFICER = 0x6, 0
+
+
+class TokenInfo(ctypes.Structure):
+    """The beginning of CK_TOKEN_INFO, and room for the rest."""
+
+    _fields_ = (
+        ("label", ctypes.c_char * 32),
+        ("maker", ctypes.c_char * 64),
+        ("flags", c_ulong),
+        ("rest", ctypes.c_char * 256),
+    )
+
+
+class TokenError(Exception):
+    """What stands in the way, as one sentence with what to do."""
+
+
+class Module:
+    """A PKCS#11 module; a function that fails raises TokenError with its name and return value."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.library = ctypes.CDLL(path)
+
+    def call(self, function: str, *arguments: object) -> None:
+        """Call C_`function`."""
+        code = getattr(self.library, f"C_{function}")(*arguments)
+        if code:
+            raise TokenError(f"{self.path}: C_{function} failed with 0x{code & 0xFFFFFFFF:X}")
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Between C_Initialize and C_Finalize; a module shows a new token after a new start."""
+        self.call("Initialize", None)
+        try:
+            yield
+        finally:
+            self.call("Finalize", None)
+
+    def tokens(self) -> list[tuple[int, str, int]]:
+        """List slot, label and flags of every token."""
+        count = c_ulong(0)
+        self.call("GetSlotList", ctypes.c_ubyte(1), None, ctypes.byref(count))
+        slots = (c_ulong * count.value)()
+        self.call("GetSlotList", ctypes.c_ubyte(1), slots, ctypes.byref(count))
+        found = []
+        for slot in slots[: count.value]:
+            info = TokenInfo()
+            self.call("GetTokenInfo", c_ulong(slot), ctypes.byref(info))
+            found.append((slot, info.label.decode(errors="replace").rstrip(), info.flags))
+        return found
+
+    def initialise_token(self, slot: int, label: str, so_pin: bytes) -> None:
+        """Make an empty token with a security officer's PIN."""
+        padded = label.encode().ljust(32)
+        self.call("InitToken", c_ulong(slot), so_pin, c_ulong(len(so_pin)), padded)
+
+    def initialise_pin(self, slot: int, pin: bytes, so_pin: bytes) -> None:
+        """Give the user a PIN, as the security officer."""
+        session = c_ulong(0)
+        self.call("OpenSession", c_ulong(slot), c_ulong(RW_SERIAL_SESSION), None, None, ctypes.byref(session))
+        self.call("Login", session, c_ulong(SECURITY_OFFICER), so_pin, c_ulong(len(so_pin)))
+        self.call("InitPIN", session, pin, c_ulong(len(pin)))
+
+
+def read_pin(path: Path) -> bytes:
+    """Read a PIN from its file."""
+    pin = path.read_text(encoding="ascii")
+    if not pin.isprintable() or len(pin) not in PIN_LENGTH:
+        raise TokenError(
+            f"{path} holds {len(pin)} characters, or a line break: "
+            "write 4 to 128 printable characters and nothing else into it, or remove it for a new PIN"
+        )
+    return pin.encode()
+
+
+@contextlib.contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    """Be `user` for a while, so that the store's files belong to it; Ansible itself goes on as root."""
+    entry, groups, mask = pwd.getpwnam(user), os.getgroups(), os.umask(0o077)
+    os.initgroups(user, entry.pw_gid)
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+        os.umask(mask)
+
+
+def initialise(module: Module, label: str, pin: bytes, so_pin: bytes, dry: bool = False) -> bool:
+    """Bring the token to where its user can log in; tell whether there was anything to do."""
+    with module.started():
+        tokens = module.tokens()
+        named = [flags for _, name, flags in tokens if name == label and flags & TOKEN_INITIALIZED]
+        if len(named) > 1:
+            raise TokenError(f"{len(named)} tokens are labelled {label!r}: remove or rename all but one")
+        if named and named[0] & USER_PIN_INITIALIZED:
+            return False
+        if dry:
+            return True
+        if not named:
+            free = [slot for slot, _, flags in tokens if not flags & TOKEN_INITIALIZED]
+            if not free:
+                raise TokenError(f"{module.path} has no token labelled {label!r} and no slot for a new one")
+            module.initialise_token(free[0], label, so_pin)
+    with module.started():
+        slots = [slot for slot, name, _ in module.tokens() if name == label]
+        if len(slots) != 1:
+            raise TokenError(f"{len(slots)} tokens are labelled {label!r} after its initialisation")
+        module.initialise_pin(slots[0], pin, so_pin)
+    return True
+
+
+def main() -> None:
+    """Make the token if it is not there."""
+    module = AnsibleModule(
+        {
+            "module": {"type": "path", "required": True},
+            "label": {"type": "str", "required": True},
+            "pin_file": {"type": "path", "required": True, "no_log": False},
+            "so_pin_file": {"type": "path", "required": True, "no_log": False},
+            "user": {"type": "str", "required": True},
+            "environment": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    params, dry = module.params, module.check_mode
+    if dry and not all(Path(params[name]).exists() for name in ("module", "pin_file", "so_pin_file")):
+        module.exit_json(changed=True)
+    try:
+        pin, so_pin = read_pin(Path(params["pin_file"])), read_pin(Path(params["so_pin_file"]))
+        os.environ.update({name: str(value) for name, value in params["environment"].items()})
+        with acting_as(params["user"]):
+            changed = initialise(Module(params["module"]), params["label"], pin, so_pin, dry)
+    except (TokenError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed)
+
+
+if __name__ == "__main__":
+    main()
