@@ -72,7 +72,7 @@ def test_wiring_names_variables_that_exist() -> None:
 
 
 def test_what_site_sets_itself_is_refused_in_the_inventory() -> None:
-    shared = load(ROOT / "roles/_common/vars/main.yml")
+    shared = load(ROOT / "roles/common/vars/main.yml")
     assert shared["__common_wiring"].keys() == wired("site").keys()
     known = {name for role in ROLES for name in load(ROOT / f"roles/{role}/defaults/main.yml")}
     assert set(shared["__common_wiring"].values()) <= known - shared["__common_wiring"].keys()
