@@ -7,7 +7,7 @@ import os
 import pytest
 from conftest import Device
 
-from edge_rotator import cli, files, rotation
+from edge_rotator import cli, files, rotation, schedule, state
 from edge_rotator import config as configuration
 from edge_rotator.errors import KINDS
 
@@ -97,20 +97,26 @@ def test_priority_for_the_journal(
     assert capsys.readouterr().err.startswith("<3>event=failed error=connect ")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("command", ["due", "status", "metrics"])
-def test_root_reads_as_the_services_user_what_that_user_may_write(command: str, device: Device) -> None:
-    """A token's, a state's or a socket's path is that user's to exchange."""
-    device.configure(
-        service={"user": "nobody", "metrics_file": f"{device.root}/run/edge_rotator.prom"},
+def test_root_becomes_the_services_user_before_it_reads_what_that_user_may_write(
+    command: str, local: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state's or a socket's path is that user's to exchange."""
+    done: list[str] = []
+
+    def read(path: str, most: int) -> bytes:
+        done.append("read")
+        return files.read_regular(path, most)
+
+    monkeypatch.setattr(files, "become", lambda user: done.append(f"become {user}"))
+    for module in (schedule, state):
+        monkeypatch.setattr(module, "read_regular", read)
+    local.configure(
+        service={"user": "nobody", "metrics_file": f"{local.root}/run/edge_rotator.prom"},
         delivery={"litestream_socket": ""},
     )
-    (device.root / "run").chmod(0o700)
-    (device.root / "state").chmod(0o700)
-    # Unlike a device's, this Python and this checkout may lie where that user cannot read.
-    done = device.run(command, before="from asn1crypto import pem, x509; from edge_rotator import metrics, status")
-    assert done.returncode == {"due": 0, "status": 3, "metrics": 70}[command], done
-    assert not (device.root / "run/edge_rotator.prom").exists()
+    local.tick(command)
+    assert done[:2] == ["become nobody", "read"]
 
 
 def test_due_changes_nothing(local: Device) -> None:
