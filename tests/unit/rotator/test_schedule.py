@@ -95,7 +95,7 @@ def test_what_is_no_file_to_read_is_due(tmp_path: Path) -> None:
     kinds: dict[str, Callable[[Path], object]] = {
         "nothing": lambda path: None,
         "directory": lambda path: path.mkdir(),
-        "pipe": lambda path: os.mkfifo(path),
+        "pipe": os.mkfifo,
         "dangling": lambda path: path.symlink_to("/nowhere"),
     }
     for name, make in kinds.items():
