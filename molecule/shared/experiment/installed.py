@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "edge_litestream.appliance"
-TIMEOUT_S = 300
+TIMEOUT_S = 360
 
 
 def tool(name: str) -> str:

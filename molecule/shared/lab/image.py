@@ -77,7 +77,7 @@ def _build(image: Path, suite: str, packages: tuple[str, ...]) -> None:
     work = image.parent / f"{suite}.build"
     if shutil.which("mmdebstrap") is None:
         raise LabError("mmdebstrap is missing: apt-get install mmdebstrap")
-    shutil.rmtree(work, ignore_errors=True)
+    _clear(work)
     work.mkdir()
     work.chmod(0o755)
     try:
@@ -87,4 +87,13 @@ def _build(image: Path, suite: str, packages: tuple[str, ...]) -> None:
         partial.rename(image)
     finally:
         partial.unlink(missing_ok=True)
-        shutil.rmtree(work, ignore_errors=True)
+        _clear(work)
+
+
+def _clear(work: Path) -> None:
+    """Remove a build's directory; a build that was killed left mounts in it."""
+    mounts = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount.is_relative_to(work):
+            run("umount", mount)
+    shutil.rmtree(work, ignore_errors=True)
