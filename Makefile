@@ -16,14 +16,14 @@ export PATH := $(VENV)/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
 
-.PHONY: help demo test lint sanity unit matrix molecule bench lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule bench bench-converge lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule bench lab-up converge ssh lab-down docs dist setup clean:
+demo test lint sanity unit matrix molecule bench bench-converge lab-up converge ssh lab-down docs dist setup clean:
 	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
@@ -65,6 +65,9 @@ matrix: setup ## the same on Debian 13 with Python 3.13, and newer releases of a
 
 molecule: setup ## boot machines and verify the whole appliance
 	@molecule/shared/scenarios.sh
+
+bench-converge: setup ## seconds of a first converge and of one that changes nothing, for 1 and 8 devices
+	@python tests/bench/converge.py
 
 bench: setup ## cost of a tick and of a rotation beside curl, awscrt and a bare Python
 	@python tests/bench/run.py

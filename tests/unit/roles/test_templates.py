@@ -87,12 +87,11 @@ def play(tmp_path: Path, tasks: list[dict[str, Any]], *options: str, **known: An
 def configuration(known: dict[str, Any]) -> str:
     """The configuration as the role makes it from its variables."""
     names = evaluate(known["__edge_rotator_settings"], known)
-    return rotator_config.toml(
-        {
-            section: {key: evaluate(known[name], known) for key, name in keys.items()}
-            for section, keys in names.items()
-        }
-    )
+    values = {
+        section: {key: evaluate(known[name], known) for key, name in keys.items()}
+        for section, keys in names.items()
+    }
+    return str(rotator_config.toml(values))
 
 
 @pytest.mark.parametrize("delivery", ["process", "environment"])

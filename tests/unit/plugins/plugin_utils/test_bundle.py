@@ -17,7 +17,7 @@ def planned(cache: Path, **options: Any) -> bundle.Plan:
 
 def plan(cache: Path, **options: Any) -> dict[str, Any]:
     """What Ansible is told of the plan."""
-    return planned(cache, **options).report()
+    return dict(planned(cache, **options).report())
 
 
 def test_pycurl_is_compiled_unless_it_is_debians(tmp_path: Path) -> None:

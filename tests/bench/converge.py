@@ -1,0 +1,79 @@
+"""How long playbooks/site.yml takes: a first run on bare devices, and a second that changes nothing.
+
+`python tests/bench/converge.py [NUMBER...]` (1 and 8). It boots a lab of its own size and purges it again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CLOUD = {
+    "ansible_host": "10.83.0.10",
+    "lab_suite": "bookworm",
+    "lab_names": ["credentials.lab.test", "s3.lab.test"],
+}
+
+
+def inventory(folder: Path, count: int) -> Path:
+    """Write an inventory of the lab's shape with this many devices of Debian 12 and 13 by turns."""
+    devices = {
+        f"edge{number:02}": {
+            "ansible_host": f"10.83.0.{10 + number}",
+            "lab_suite": ("trixie", "bookworm")[number % 2],
+            "edge_rotator_delivery": ("process", "environment")[number % 2],
+        }
+        for number in range(1, count + 1)
+    }
+    groups: dict[str, Any] = {"cloud": {"hosts": {"cloud01": CLOUD}}, "edge_devices": {"hosts": devices}}
+    (folder / "group_vars").symlink_to(ROOT / "inventory/lab/group_vars")
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
+    return folder / "hosts.yml"
+
+
+def run(*command: str | Path, hosts: Path) -> str:
+    """Run a command in the repository's root; end with what it said where it fails."""
+    environment = {**os.environ, "EDGE_LAB_INVENTORY": str(hosts), "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=3600
+    )
+    if done.returncode:
+        said = done.stdout[-3000:] + done.stderr[-2000:]
+        raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{said}")
+    return done.stdout
+
+
+def main(counts: list[int]) -> None:
+    """Print a line per run."""
+    print(f"{'devices':>7} {'run':>6} {'seconds':>7} {'tasks':>5} {'changed':>7}")
+    for count in counts:
+        with tempfile.TemporaryDirectory() as name:
+            hosts = inventory(Path(name), count)
+            play = ("ansible-playbook", "--inventory", hosts.parent)
+            try:
+                run(sys.executable, "-m", "lab", "up", hosts=hosts)
+                run(*play, "molecule/shared/cloud.yml", hosts=hosts)
+                for which in ("first", "second"):
+                    begin = time.monotonic()
+                    text = run(*play, "playbooks/site.yml", hosts=hosts)
+                    seconds = time.monotonic() - begin
+                    done = max(int(ok) for ok in re.findall(r"^edge\S+ +: ok=(\d+)", text, re.MULTILINE))
+                    changed = sum(
+                        int(found) for found in re.findall(r"^edge.* changed=(\d+)", text, re.MULTILINE)
+                    )
+                    print(f"{count:>7} {which:>6} {seconds:>7.0f} {done:>5} {changed:>7}", flush=True)
+            finally:
+                run(sys.executable, "-m", "lab", "purge", hosts=hosts)
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or [1, 8])
