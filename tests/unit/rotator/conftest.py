@@ -137,13 +137,11 @@ class Device:
         """Run the command in this process; return its exit code."""
         return cli.main(["--config", str(self.config), *(arguments or ("rotate",))])
 
-    def run(
-        self, *arguments: str, env: dict[str, str] | None = None, before: str = ""
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run the command as a device would: isolated Python, no site directories."""
         code = (
             "import sys; sys.path[:0] = sys.argv[1:3]; sys.argv[1:3] = []\n"
-            f"{COVERAGE}\n{before}\n"
+            f"{COVERAGE}\n"
             "from edge_rotator.cli import main; sys.exit(main())"
         )
         library = sysconfig.get_paths()["platlib"]
