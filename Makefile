@@ -39,7 +39,8 @@ test: setup lint sanity unit matrix molecule ## everything below up to molecule:
 lint: setup ## ansible-lint, yamllint, cfn-lint, ruff, mypy, shellcheck, actionlint, changelog
 	@echo '==> lint' >&2
 	yamllint --strict .
-	ansible-lint --strict --offline -q
+	# It installs the collection into its home, where it must not hide this clone.
+	ANSIBLE_HOME=$(EDGE_CACHE_DIR)/ansible-lint ansible-lint --strict --offline -q
 	cfn-lint files/aws-fleet.yaml
 	ruff check --quiet .
 	ruff format --check --quiet .

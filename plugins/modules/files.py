@@ -125,7 +125,8 @@ def validated(module: AnsibleModule, entry: dict[str, Any]) -> bool:
     """Tell whether a file has to be written, and have its content validated; fails where it is refused."""
     if not differs(entry):
         return False
-    if entry["validate"]:
+    # In check mode the programs and files that the content names may not be there yet.
+    if entry["validate"] and not module.check_mode:
         with tempfile.NamedTemporaryFile(dir=module.tmpdir) as file:
             file.write(entry["content"].encode())
             file.flush()

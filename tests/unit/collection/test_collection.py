@@ -16,7 +16,7 @@ import yaml
 from experiment.installed import NAME, ROOT, Operator, build, tool
 
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
-ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if not path.name.startswith("_"))
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.name != "common")
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("[a-z]*.py"))
 
 
