@@ -90,7 +90,12 @@ def main() -> int:
         ),
         *("/bin/sh", "-c", SCRIPT),
     ]
-    env = {"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+    # /tmp is the disk's: tests make hard links between it and /var.
+    env = {
+        "PATH": os.environ["PATH"],
+        "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+        "SYSTEMD_NSPAWN_TMPFS_TMP": "0",
+    }
     return subprocess.run(
         command, env=env, stdin=subprocess.DEVNULL, check=False, timeout=TIMEOUT_S
     ).returncode
