@@ -17,25 +17,21 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOUD = {
-    "ansible_host": "10.83.0.10",
-    "lab_suite": "bookworm",
-    "lab_names": ["credentials.lab.test", "s3.lab.test"],
-}
+LAB = ROOT / "inventory/lab"
 
 
 def inventory(folder: Path, count: int) -> Path:
-    """Write an inventory of the lab's shape with this many devices of Debian 12 and 13 by turns."""
-    devices = {
+    """Write the lab's inventory with this many devices, of the kinds it has, by turns."""
+    groups: dict[str, Any] = yaml.safe_load((LAB / "hosts.yml").read_text())["all"]["children"]
+    patterns = list(groups["edge_devices"]["hosts"].values())
+    groups["edge_devices"]["hosts"] = {
         f"edge{number:02}": {
+            **patterns[(number - 1) % len(patterns)],
             "ansible_host": f"10.83.0.{10 + number}",
-            "lab_suite": ("trixie", "bookworm")[number % 2],
-            "edge_rotator_delivery": ("process", "environment")[number % 2],
         }
         for number in range(1, count + 1)
     }
-    groups: dict[str, Any] = {"cloud": {"hosts": {"cloud01": CLOUD}}, "edge_devices": {"hosts": devices}}
-    (folder / "group_vars").symlink_to(ROOT / "inventory/lab/group_vars")
+    (folder / "group_vars").symlink_to(LAB / "group_vars")
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
     return folder / "hosts.yml"
 
