@@ -16,7 +16,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: object = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what the module's documentation lists."""
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(
+        _unused, args = self.validate_argument_spec(
             argument_spec={
                 "config": {"type": "raw", "required": True},
                 "version": {"type": "str", "required": True},

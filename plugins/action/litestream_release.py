@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: object = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what the module's documentation lists."""
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(
+        _unused, args = self.validate_argument_spec(
             argument_spec={
                 "source": {"type": "str", "choices": ["pypi", "url", "file"], "default": "pypi"},
                 "version": {"type": "str", "required": True},

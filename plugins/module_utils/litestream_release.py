@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.request
 import zipfile
 from pathlib import Path
+
+from ansible.module_utils.urls import open_url
 
 TIMEOUT_S = 300
 WHEEL_PLATFORMS = {
@@ -63,7 +64,7 @@ def from_url(url: str, folder: Path) -> Path:
     if not url.startswith(("https://", "http://", "file://")):
         raise FetchError(f"litestream_archive is '{url}': give an https:// URL")
     target = folder / (url.rsplit("/", 1)[-1] or "archive")
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310
+    with open_url(url, timeout=TIMEOUT_S) as answer:
         target.write_bytes(answer.read())
     return target
 

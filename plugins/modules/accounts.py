@@ -6,6 +6,9 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: accounts
 short_description: Make or remove the groups and users of a service in one step
+description:
+  - One step on the device for what M(ansible.builtin.group) and M(ansible.builtin.user) would do in one step
+    for each name.
 options:
   groups:
     description: System groups.
@@ -46,6 +49,7 @@ options:
     default: present
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """
@@ -130,7 +134,7 @@ def main() -> None:
     def run(command: list[str]) -> None:
         commands.append(" ".join(command))
         if not module.check_mode:
-            code, _, errors = module.run_command(command)
+            code, _unused, errors = module.run_command(command)
             if code:
                 module.fail_json(msg=f"{' '.join(command)}: {errors.strip()}", commands=commands)
 

@@ -37,6 +37,7 @@ options:
     default: 0
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """
@@ -127,7 +128,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     file = module.params["request_file"]
-    key, _ = public_key(module)
+    key, _unused = public_key(module)
     changed = not key or read(module, "req", file, "-pubkey") != key
     if changed and not module.check_mode:
         try:

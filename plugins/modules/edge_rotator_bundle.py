@@ -48,6 +48,7 @@ options:
     default: assembled
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """

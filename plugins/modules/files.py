@@ -52,8 +52,10 @@ options:
     default: []
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
   diff_mode:
+    description: Whether the changed text is shown.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """

@@ -45,7 +45,7 @@ attributes:
     description: Changes nothing in any mode.
     support: full
 author:
-  - Edge Litestream appliance
+  - Edge Litestream appliance (@edge-litestream)
 """
 
 EXAMPLES = r"""

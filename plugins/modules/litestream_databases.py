@@ -50,7 +50,7 @@ attributes:
     description: Says what would change and changes nothing. The group need not exist yet.
     support: full
 author:
-  - Edge Litestream appliance
+  - Edge Litestream appliance (@edge-litestream)
 """
 
 EXAMPLES = r"""

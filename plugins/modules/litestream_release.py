@@ -48,7 +48,7 @@ attributes:
     description: Fills the cache in any mode, since what comes after needs the file.
     support: full
 author:
-  - Edge Litestream appliance
+  - Edge Litestream appliance (@edge-litestream)
 """
 
 EXAMPLES = r"""

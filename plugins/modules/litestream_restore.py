@@ -46,7 +46,7 @@ attributes:
     description: Says which database would be restored, and fails when none is found. Changes nothing.
     support: full
 author:
-  - Edge Litestream appliance
+  - Edge Litestream appliance (@edge-litestream)
 """
 
 EXAMPLES = r"""
@@ -142,10 +142,10 @@ SANDBOX = (
     "SystemCallFilter=@system-service",
 )
 CHECK = """
-import sqlite3, sys
+import sqlite3
 database = sqlite3.connect("file:database?mode=ro&immutable=1", uri=True)
 answer = database.execute("PRAGMA integrity_check").fetchone()[0]
-sys.exit(answer != "ok" and answer)
+raise SystemExit(answer != "ok" and answer)
 """
 
 
@@ -159,7 +159,7 @@ def unit_properties(unit: str) -> dict[str, list[str]]:
     told = subprocess.run(show, capture_output=True, text=True, check=True).stdout
     found: dict[str, list[str]] = {}
     for line in told.splitlines():
-        name, _, value = line.partition("=")
+        name, _unused, value = line.partition("=")
         if value:
             found.setdefault(name, []).append(value)
     if "User" not in found:
@@ -285,7 +285,7 @@ def put_aside(directory: int, path: str, entry: dict[str, Any], aside: str) -> b
         if os.fstat(kept).st_uid != os.geteuid():
             raise RestoreError(f"{aside} was exchanged while it was made: find out by whom")
         device = os.fstat(kept).st_dev
-        if any(os.fstat(source).st_dev != device for source, _ in moves):
+        if any(os.fstat(source).st_dev != device for source, _unused in moves):
             os.rmdir(os.path.basename(aside), dir_fd=parent)
             raise RestoreError(f"{where} and {aside} are on two file systems: move {where} away by hand")
         for source, name in moves:

@@ -18,6 +18,7 @@ options:
     required: true
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """
@@ -50,7 +51,7 @@ APT = ["apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=120"]
 def missing_packages(module: AnsibleModule, names: list[str]) -> list[str]:
     """Those of the names that dpkg does not have as installed; it names an unknown one only on stderr."""
     command = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n", *names]
-    _, output, _ = module.run_command(command)
+    _unused, output, _unused = module.run_command(command)
     installed = {line.split()[1] for line in output.splitlines() if line.startswith("installed ")}
     return [name for name in names if name not in installed]
 

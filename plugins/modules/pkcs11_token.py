@@ -42,6 +42,7 @@ options:
     default: {}
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """
@@ -169,7 +170,7 @@ def initialise(module: Module, label: str, pin: bytes, so_pin: bytes, dry: bool 
     """Bring the token to where its user can log in; tell whether there was anything to do."""
     with module.started():
         tokens = module.tokens()
-        named = [flags for _, name, flags in tokens if name == label and flags & TOKEN_INITIALIZED]
+        named = [flags for _unused, name, flags in tokens if name == label and flags & TOKEN_INITIALIZED]
         if len(named) > 1:
             raise TokenError(f"{len(named)} tokens are labelled {label!r}: remove or rename all but one")
         if named and named[0] & USER_PIN_INITIALIZED:
@@ -177,12 +178,12 @@ def initialise(module: Module, label: str, pin: bytes, so_pin: bytes, dry: bool 
         if dry:
             return True
         if not named:
-            free = [slot for slot, _, flags in tokens if not flags & TOKEN_INITIALIZED]
+            free = [slot for slot, _unused, flags in tokens if not flags & TOKEN_INITIALIZED]
             if not free:
                 raise TokenError(f"{module.path} has no token labelled {label!r} and no slot for a new one")
             module.initialise_token(free[0], label, so_pin)
     with module.started():
-        slots = [slot for slot, name, _ in module.tokens() if name == label]
+        slots = [slot for slot, name, _unused in module.tokens() if name == label]
         if len(slots) != 1:
             raise TokenError(f"{len(slots)} tokens are labelled {label!r} after its initialisation")
         module.initialise_pin(slots[0], pin, so_pin)

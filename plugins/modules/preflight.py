@@ -36,6 +36,7 @@ options:
     type: dict
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """

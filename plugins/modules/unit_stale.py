@@ -29,7 +29,7 @@ attributes:
     description: Changes nothing in any mode.
     support: full
 author:
-  - Edge Litestream appliance
+  - Edge Litestream appliance (@edge-litestream)
 """
 
 EXAMPLES = r"""
@@ -77,7 +77,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     wanted = "--property=ActiveState,ActiveEnterTimestampMonotonic"
-    _, out, _ = module.run_command(["systemctl", "show", wanted, "--", module.params["name"]], check_rc=True)
+    _unused, out, _unused = module.run_command(
+        ["systemctl", "show", wanted, "--", module.params["name"]], check_rc=True
+    )
     told = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
     stale = []
     if told.get("ActiveState") == "active":

@@ -36,6 +36,7 @@ options:
     default: []
 attributes:
   check_mode:
+    description: Whether check mode tells what would change.
     support: full
 author: Edge Litestream appliance (@edge-litestream)
 """
@@ -76,7 +77,7 @@ class Units:
         command = ["systemctl", verb, *names]
         self.commands.append(" ".join(command))
         if not self.module.check_mode:
-            code, _, errors = self.module.run_command(command)
+            code, _unused, errors = self.module.run_command(command)
             if code:
                 self.module.fail_json(msg=f"{' '.join(command)}: {errors.strip()}", commands=self.commands)
 
@@ -121,7 +122,8 @@ class Units:
     def start(self, restart: bool) -> None:
         """Enable and start; a unit whose file check mode has not written yet is taken as one to start."""
         units = self.show()
-        if any(
+        # A new file that replaces a package's unit is not seen by systemd itself.
+        if restart or any(
             unit["NeedDaemonReload"] == "yes" or unit["LoadState"] == "not-found" for unit in units.values()
         ):
             self.systemctl("daemon-reload")

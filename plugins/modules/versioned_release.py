@@ -57,7 +57,7 @@ attributes:
     description: Says what would change, refuses what would be refused, and changes nothing.
     support: full
 author:
-  - Edge Litestream appliance
+  - Edge Litestream appliance (@edge-litestream)
 """
 
 EXAMPLES = r"""
@@ -146,7 +146,7 @@ def installed(base: str) -> list[str]:
             ]
     except FileNotFoundError:
         return []
-    return [name for _, name in sorted(found, reverse=True)]
+    return [name for _unused, name in sorted(found, reverse=True)]
 
 
 def older(versions: list[str], used: str) -> str:
