@@ -72,8 +72,10 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 PIN_LENGTH = range(4, 129)  # what SoftHSM and a TPM take
-USER_PIN_INITIALIZED, TOKEN_INITIALIZED = 0x8, 0x400  # CK_TOKEN_INFO.flags
-RW_SERIAL_SESSION, SECURITY_OFFICER = 0x6, 0
+USER_PIN_INITIALIZED = 0x8  # CK_TOKEN_INFO.flags
+TOKEN_INITIALIZED = 0x400
+RW_SERIAL_SESSION = 0x6
+SECURITY_OFFICER = 0
 
 
 class TokenInfo(ctypes.Structure):

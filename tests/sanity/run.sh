@@ -31,6 +31,6 @@ cd "$collection"
 python=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 HOME=$home ansible-test sanity --local --python "$python" --requirements --lint --color no \
     --exclude edge_rotator/ --exclude docs/ 2>"$work/log" || {
-    tail -n 5 "$work/log" >&2
+    tail -n 20 "$work/log" >&2
     exit 1
 }
