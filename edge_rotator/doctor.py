@@ -320,6 +320,7 @@ def _isolated(check: Callable[[], str]) -> Verdict:
         if not reader.poll(_LIMIT):
             return "failed", "timeout", f"no answer within {_LIMIT:.0f} s"
         verdict: Verdict = reader.recv()
+        child.join(1)  # it ends by itself, unless a module hangs at its end
         return verdict
     except EOFError:
         child.join()
