@@ -56,7 +56,7 @@ sanity: setup ## ansible-test sanity on the built collection
 unit: setup ## unit tests and their coverage
 	@echo '==> unit tests' >&2
 	coverage erase
-	coverage run -m pytest --quiet
+	coverage run -m pytest --quiet --numprocesses 2
 	coverage combine --quiet
 	coverage report
 
