@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestream_release import (
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.litestream_release import (
     FetchError,
     fetch,
 )

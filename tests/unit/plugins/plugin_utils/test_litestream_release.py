@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_release as release
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils import litestream_release as release
 
 PROGRAM = b"\x7fELF not really, but its digest is"
 DIGEST = hashlib.sha256(PROGRAM).hexdigest()
