@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.edge_litestream.appliance.plugins.action import device_certificate as plugin
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -98,7 +99,7 @@ def sign(tmp_path: Path) -> Sign:
             "request_dest": None,
             "dry": False,
         }
-        return plugin.provide(**{**wanted, **changed})
+        return dict(plugin.provide(**{**wanted, **changed}))
 
     return answer
 
@@ -227,18 +228,18 @@ def test_check_mode_signs_nothing_and_finds_what_is_wrong(sign: Sign) -> None:
         sign(pem(request(key=OTHER)), dry=True)
 
 
-def enroll(tmp_path: Path, text: str, *options: str) -> tuple[int, str, Path]:
-    """Run the task of playbooks/enroll.yml as Ansible does."""
-    play, dest = tmp_path / "play.yml", tmp_path / "enrollment/edge01.csr"
-    task = {
-        "edge_litestream.appliance.device_certificate": {
-            "request": text,
-            "public_key": public(KEY),
-            "common_name": "edge01",
-            "request_dest": str(dest),
-        }
+def run(
+    tmp_path: Path, tasks: list[Any], text: str, *options: str, token: Any = KEY, **known: Any
+) -> tuple[int, str]:
+    """Run tasks for edge01, which is this machine, after its answer about key and request."""
+    play = tmp_path / "play.yml"
+    known |= {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "__device_identity_key": {"request": text, "public_key": public(token)},
     }
-    play.write_text(json.dumps([{"hosts": "edge01", "gather_facts": False, "tasks": [task]}]))
+    host = {"hosts": "edge01", "gather_facts": False, "vars": known, "tasks": tasks}
+    play.write_text(json.dumps([host]))
     done = subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), "--inventory=edge01,", *options, play],
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_NOCOLOR": "1"},
@@ -246,7 +247,41 @@ def enroll(tmp_path: Path, text: str, *options: str) -> tuple[int, str, Path]:
         text=True,
         check=False,
     )
-    return done.returncode, " ".join((done.stdout + done.stderr).split()), dest
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root")
+def test_the_role_signs_for_the_inventorys_name(tmp_path: Path) -> None:
+    ca(tmp_path, OTHER)
+    role = ROOT / "roles/device_identity"
+    known = {
+        "role_path": str(role),
+        "device_identity_thing_name": "edge01",
+        "device_identity_ca_certificate": str(tmp_path / "ca.crt"),
+        "device_identity_ca_key": str(tmp_path / "ca.key"),
+        "device_identity_validity_days": 30,
+        "device_identity_certificate_file": str(tmp_path / "device.crt"),
+    }
+    tasks = yaml.safe_load((role / "tasks/sign.yml").read_text())
+    code, said = run(tmp_path, tasks, pem(request("edge02")), **known)
+    assert code == 0, said
+    made = x509.load_pem_x509_certificate((tmp_path / "device.crt").read_bytes())
+    assert made.subject.rfc4514_string() == "CN=edge01"
+    (tmp_path / "device.crt").unlink()
+    code, said = run(tmp_path, tasks, pem(request(key=OTHER)), **known)
+    assert code != 0
+    assert "no certificate for 'edge01': the request is for another key than the token's" in said
+    assert not (tmp_path / "device.crt").exists()
+
+
+def enroll(tmp_path: Path, text: str, *options: str) -> tuple[int, str, Path]:
+    """Run the last task of playbooks/enroll.yml."""
+    task = yaml.safe_load((ROOT / "playbooks/enroll.yml").read_text())[0]["tasks"][-1]
+    if "--check" in options:
+        del task["when"]
+    known = {"enroll_csr_dir": str(tmp_path / "enrollment"), "edge_rotator_thing_name": "edge01"}
+    code, said = run(tmp_path, [task], text, *options, **known)
+    return code, said, tmp_path / "enrollment/edge01.csr"
 
 
 def test_the_request_is_kept_as_it_was_checked(tmp_path: Path) -> None:
