@@ -66,6 +66,7 @@ certificate:
   returned: always
 """
 
+import resource
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -127,6 +128,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # What is asked reads the PIN, or is the key's file: it dumps no core.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     file = module.params["request_file"]
     key, _unused = public_key(module)
     changed = not key or read(module, "req", file, "-pubkey") != key

@@ -65,6 +65,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import resource
 from collections.abc import Iterator
 from ctypes import c_ulong
 from pathlib import Path
@@ -205,6 +206,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # The PINs are in this process's memory: it dumps no core, and neither does what it starts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     params, dry = module.params, module.check_mode
     if dry and not all(Path(params[name]).exists() for name in ("module", "pin_file", "so_pin_file")):
         module.exit_json(changed=True)

@@ -3,6 +3,8 @@
 import getpass
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
+CORE = 1 << 20
 PINS = {
     "pin": "83c1e77a90d25f4b83c1e77a90d25f4b",
     "so-pin": "5d0e2f6b7a914c385d0e2f6b",
@@ -44,7 +47,8 @@ def run(place: Path, label: str = "edge", check: bool = False) -> dict[str, Any]
         "import json, sys\n"
         "from ansible.module_utils.testing import patch_module_args\n"
         "from ansible_collections.edge_litestream.appliance.plugins.modules import pkcs11_token\n"
-        "with patch_module_args(json.load(sys.stdin)):\n    pkcs11_token.main()\n"
+        "try:\n    with patch_module_args(json.load(sys.stdin)):\n        pkcs11_token.main()\n"
+        "finally:\n    print(open('/proc/self/limits').read(), file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -54,9 +58,10 @@ def run(place: Path, label: str = "edge", check: bool = False) -> dict[str, Any]
         text=True,
         check=False,
         timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (CORE, CORE)),
     )
     answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return answer | {"limits": done.stderr}
 
 
 def tool(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -123,6 +128,11 @@ def test_nobody_sees_a_pin(place: Path) -> None:
         "the watch saw the module at work"
     )
     assert not [content for content in seen for pin in PINS.values() if pin.encode() in content]
+
+
+def test_a_crash_would_leave_no_core_with_a_pin(place: Path) -> None:
+    assert CORE > 0, "the limit that the module starts with"
+    assert re.search(r"^Max core file size +0 +0 ", run(place)["limits"], re.MULTILINE)
 
 
 def test_check_mode_makes_none(place: Path) -> None:
