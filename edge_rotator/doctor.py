@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_rotator import backend, files, provider, replication, rotation, status, token
+from edge_rotator import backend, delivery, files, provider, replication, rotation, status, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
@@ -139,7 +139,7 @@ def _clock(config: Config) -> str:
     if Path("/run/systemd/timesync").is_dir() and not Path("/run/systemd/timesync/synchronized").exists():
         raise RotatorError("clock_wrong", f"{now}; systemd-timesyncd has not synchronised yet")
     skew = states.load(config.state_directory).clock_skew
-    if abs(skew) > rotation.CLOCK_TOLERANCE:
+    if abs(skew) > delivery.CLOCK_TOLERANCE:
         raise RotatorError("clock_wrong", f"{-skew:+.0f} s against the provider's at its last answer")
     return f"{now}, nothing speaks against it"
 

@@ -9,7 +9,7 @@ from edge_rotator import delivery, litestream, schedule
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
 from edge_rotator.config import Config
-from edge_rotator.delivery import Credentials
+from edge_rotator.delivery import CLOCK_TOLERANCE, Credentials
 from edge_rotator.errors import (
     ERROR,
     KINDS,
@@ -24,8 +24,6 @@ from edge_rotator.errors import (
 from edge_rotator.files import lock, refuse_root, stat_of
 from edge_rotator.schedule import Next
 from edge_rotator.state import Failure, LastError, State, Success
-
-CLOCK_TOLERANCE = 300.0  # s; S3 refuses signatures that are 900 s off
 
 NOTHING, RESTART, ROTATE = "nothing", "restart", "rotate"
 
@@ -76,12 +74,12 @@ def fetch_checked(config: Config, held: float) -> tuple[Credentials, float, floa
 
     answer = provider.ask(config)
     parsed = delivery.parse(answer.body)
-    # Without a Date the two clocks are taken to agree.
-    date = answer.date if answer.date is not None else read_clock().wall
-    # One answer with an absurd time must not outlast every good one that follows.
-    lifetime = min(parsed.expiration - date, schedule.MAX_LIFETIME)
+    now = read_clock().wall
+    lifetime, skew = delivery.judge_times(parsed.expiration, answer.date, now, config.expected_lifetime)
+    if answer.date is not None and abs(answer.date - now) > CLOCK_TOLERANCE and skew == 0.0:
+        event("date_ignored", WARNING, date_off_s=answer.date - now, lifetime_s=lifetime)
     delivery.check_lifetime(lifetime, config.expected_lifetime, held)
-    return parsed, lifetime, answer.skew or 0.0
+    return parsed, lifetime, skew
 
 
 def latch(config: Config) -> None:
@@ -190,8 +188,9 @@ class Run:
         config, state = self.config, self.state
         held = self.remaining(read_clock())
         outage = held <= 0 or state.failure is not None
-        # What was set anew may well mean a shorter life time than what is held.
-        credentials, lifetime, skew = fetch_checked(config, 0.0 if reason == "configuration" else held)
+        # What was set anew may well mean a shorter life time than what is held; who forces wants the new ones.
+        compared = 0.0 if reason in ("configuration", "forced") else held
+        credentials, lifetime, skew = fetch_checked(config, compared)
         clock = read_clock()
         set_back = held > 0 and schedule.stepped(state, clock) < 0
         usable = schedule.usable(lifetime, config.safety_margin)

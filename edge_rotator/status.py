@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from edge_rotator import config as configuration
-from edge_rotator import files, replication, rotation, schedule, token
+from edge_rotator import delivery, files, replication, rotation, schedule, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
@@ -53,7 +53,7 @@ def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
     current = (
         failure is not None
         or (kind.name == "restart_failed" and pending)
-        or (kind.name == "clock_wrong" and abs(state.clock_skew) > rotation.CLOCK_TOLERANCE)
+        or (kind.name == "clock_wrong" and abs(state.clock_skew) > delivery.CLOCK_TOLERANCE)
     )
     return {
         "class": kind.name,
@@ -156,7 +156,7 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     if report["pin_latched"]:
         found.append((CRITICAL, "the token refused the PIN; nothing is tried until it changes"))
     error = report["last_error"]
-    skewed = abs(report["clock_skew_s"]) > rotation.CLOCK_TOLERANCE
+    skewed = abs(report["clock_skew_s"]) > delivery.CLOCK_TOLERANCE
     # Of these two the credentials are good; they have lines of their own.
     told = error and (error["class"] == "restart_failed" or (error["class"] == "clock_wrong" and skewed))
     if error and error["current"] and not told:
