@@ -11,7 +11,7 @@ import pytest
 from conftest import PIN, THING, Device, Time
 from faultserver import Handler, credentials_body
 
-from edge_rotator import cli, files
+from edge_rotator import cli, lock
 from edge_rotator import config as configuration
 from edge_rotator.errors import RotatorError
 
@@ -156,11 +156,11 @@ def test_a_configuration_that_cannot_be_read(local: Device, world: Time) -> None
 def test_only_one_at_a_time(
     local: Device, world: Time, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    held = files.lock(f"{local.root}/state", patient=False)
+    held = local.lock()
     try:
         assert local.tick() == 0
         assert capfd.readouterr().err == "event=skipped reason=busy\n"
-        monkeypatch.setattr(files, "_LOCK_TRIES", 2)
+        monkeypatch.setattr(lock, "_TRIES", 2)
         assert local.tick("rotate", "--force") == 75
         assert "error=busy" in capfd.readouterr().err
     finally:
@@ -465,14 +465,14 @@ def test_a_try_by_hand_does_not_undo_what_lifts_a_wait(device: Device) -> None:
 def test_another_run_may_have_rotated_while_this_one_waited(
     local: Device, world: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(directory: str, patient: bool) -> int:
-        handle = files.lock(directory, patient)
-        monkeypatch.undo()
-        os.close(handle)
-        local.tick()
-        return files.lock(directory, patient)
+    take = lock.take
 
-    monkeypatch.setattr("edge_rotator.rotation.lock", slow)
+    def slow(config: configuration.Config, patient: bool) -> int:
+        monkeypatch.setattr(lock, "take", take)
+        local.tick()
+        return take(config, patient)
+
+    monkeypatch.setattr(lock, "take", slow)
     assert local.tick() == 0
     assert len(local.server.requests) == 1
 
