@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_rotator import backend, files, rotation, token
+from edge_rotator import backend, files, lock, rotation, token
 from edge_rotator import config as configuration
-from edge_rotator.errors import LATCH, RotatorError
+from edge_rotator.errors import RotatorError
 
 if TYPE_CHECKING:
     import argparse
@@ -145,20 +146,16 @@ def run(args: argparse.Namespace) -> int:
     secret = None
     # The public half is visible without a login, which then costs no PIN try.
     if args.create_key or not args.public_key:
-        if shared:
-            rotation.refuse_latched(shared)
         secret = token.read_pin(args.pin_file)
     files.become(args.user)
     # Before the first installation there is no state directory, and nobody to exclude.
     held = None
     if config and Path(config.state_directory).is_dir():
-        held = files.lock(config.state_directory, patient=True)
+        held = lock.take(config, patient=True)
     try:
-        data = _made(args, secret)
-    except RotatorError as error:
-        if shared and held is not None and error.kind.retry == LATCH:
-            rotation.latch(shared)
-        raise
+        # Without a state directory there is nowhere to latch either.
+        with rotation.login(shared) if shared and held is not None and secret else nullcontext():
+            data = _made(args, secret)
     finally:
         if held is not None:
             os.close(held)

@@ -11,8 +11,11 @@ from edge_rotator.clock import format_iso, parse_iso
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
 from edge_rotator.files import write_atomic
+from edge_rotator.schedule import MAX_LIFETIME
 
+CLOCK_TOLERANCE = 300.0  # s; S3 refuses signatures that are 900 s off
 _SHORTEST_SHARE = 0.1  # of the expected life time; less is of no use to anybody
+_AS_EXPECTED = 0.9  # of the expected life time; the rest is the way here and the alias' rounding
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,27 @@ def parse(body: bytes) -> Credentials:
     )
 
 
+def judge_times(expiration: float, date: float | None, now: float, expected: float) -> tuple[float, float]:
+    """Return life time and clock skew: server minus ours, 0.0 where `Date` is not believed. All in seconds.
+
+    `expiration` and `Date` come from one server, so their difference needs no clock of ours. Either
+    clock may lie, though: ours by decades, on a device that has none without power, `Date` in one
+    answer. The life time that was expected is the judge: if it fits our clock and not `Date`, `Date`
+    lies. More than was expected is believed only as far as both clocks say so.
+    """
+    by_clock = expiration - now
+    by_date = by_clock if date is None else expiration - date
+    if date is None or abs(by_clock - expected) <= CLOCK_TOLERANCE < abs(by_date - expected):
+        return min(by_clock, expected), 0.0
+    skew = date - now
+    agreed = by_clock if abs(skew) <= CLOCK_TOLERANCE else expected
+    return min(by_date, max(expected, agreed), MAX_LIFETIME), skew
+
+
 def check_lifetime(lifetime: float, expected: float, held: float) -> None:
     """Refuse what is no gain. All in seconds; `held` is what the present credentials still last.
+
+    What lives as long as expected is always taken: those held may only claim to last longer.
 
     Raises `answer_expired` or `answer_short_lived`.
     """
@@ -64,7 +86,7 @@ def check_lifetime(lifetime: float, expected: float, held: float) -> None:
         raise RotatorError("answer_expired", f"{-lifetime:.0f} s ago by the provider's clock")
     if lifetime < _SHORTEST_SHARE * expected:
         raise RotatorError("answer_short_lived", f"{lifetime:.0f} s, {expected:.0f} s expected")
-    if lifetime < held:
+    if lifetime < min(held, _AS_EXPECTED * expected):
         raise RotatorError("answer_short_lived", f"{lifetime:.0f} s, those held last {held:.0f} s")
 
 

@@ -6,6 +6,7 @@ name server that is silent ends or stops the walk, and none sees a token another
 
 from __future__ import annotations
 
+import copy
 import http.client
 import multiprocessing
 import os
@@ -15,16 +16,16 @@ import socket
 import ssl
 import stat
 import subprocess
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_rotator import backend, files, provider, replication, rotation, status, token
+from edge_rotator import backend, delivery, files, lock, provider, replication, rotation, status, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
-from edge_rotator.errors import KINDS, LATCH, RotatorError
+from edge_rotator.errors import KINDS, RotatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from edge_rotator.config import Config
 
-_LIMIT = 45.0  # s per check, above each check's own limits
+_LIMIT = 90.0  # s per check, above each check's own limits and the wait for the lock
 _COMMAND_TIMEOUT = 10.0  # s
 _FORK = multiprocessing.get_context("fork")
 
@@ -139,7 +140,7 @@ def _clock(config: Config) -> str:
     if Path("/run/systemd/timesync").is_dir() and not Path("/run/systemd/timesync/synchronized").exists():
         raise RotatorError("clock_wrong", f"{now}; systemd-timesyncd has not synchronised yet")
     skew = states.load(config.state_directory).clock_skew
-    if abs(skew) > rotation.CLOCK_TOLERANCE:
+    if abs(skew) > delivery.CLOCK_TOLERANCE:
         raise RotatorError("clock_wrong", f"{-skew:+.0f} s against the provider's at its last answer")
     return f"{now}, nothing speaks against it"
 
@@ -206,6 +207,7 @@ def _provider(config: Config, secret: str | None) -> str:
         if secret is None:
             raise SkippedError("needs --login")
         # What root read has to be a file for libcurl; this one is nowhere but in memory.
+        config = copy.copy(config)
         config.pin_file = token.pin_in_memory(secret)
         os.environ.pop("CREDENTIALS_DIRECTORY", None)
     _, lifetime, skew = rotation.fetch_checked(config, 0.0)
@@ -358,12 +360,25 @@ def _show(name: str, verdict: str, kind: str, detail: str) -> None:
         print(f"{'':21}fix: {KINDS[kind].fix}", flush=True)
 
 
-def _prepare(path: str, login: bool) -> tuple[Config, str | None, int]:
-    """Return configuration, the PIN if it is to be used, and the lock; we are then the service's user."""
+def _prepare(path: str, login: bool) -> tuple[Config, str | None]:
+    """Return configuration and the PIN if it is to be used; we are then the service's user."""
     config = configuration.load(path)
     secret = token.read_pin(config.pin_file) if login and config.backend != "file" else None
     files.become(config.user)
-    return config, secret, files.lock(config.state_directory, patient=True)
+    return config, secret
+
+
+def _alone(config: Config, check: Callable[..., str], **secret: str | None) -> str:
+    """Do a check that uses the token, with the lock.
+
+    Only here, in the check's own process: the doctor itself may be stopped or wait for its reader.
+    """
+    held = lock.take(config, patient=True)
+    try:
+        with rotation.login(config) if secret.get("secret") else nullcontext():
+            return check(config, **secret)
+    finally:
+        os.close(held)
 
 
 def _latched(config: Config) -> bool:
@@ -380,16 +395,16 @@ def _walk(config: Config, secret: str | None) -> bool:
     # Name, the check that has to be passed before it makes sense, what is done.
     checks: tuple[tuple[str, str, Callable[[Config], str]], ...] = (
         ("pycurl", "", _pycurl),
-        ("module", "", _module),
-        ("token", "module", _token),
-        ("key", "token", _key),
+        ("module", "", partial(_alone, check=_module)),
+        ("token", "module", partial(_alone, check=_token)),
+        ("key", "token", partial(_alone, check=_key)),
         ("certificate", "", _certificate),
-        ("match", "key", _match),
-        ("login", "token", partial(_login, secret=secret)),
+        ("match", "key", partial(_alone, check=_match)),
+        ("login", "token", partial(_alone, check=_login, secret=secret)),
         ("clock", "", _clock),
         ("dns", "", _dns),
         ("tls", "dns", _tls),
-        ("provider", "login", partial(_provider, secret=secret)),
+        ("provider", "login", partial(_alone, check=_provider, secret=secret)),
         ("s3", "", _s3),
         ("litestream", "", _litestream),
         ("delivery", "", _delivery),
@@ -402,9 +417,6 @@ def _walk(config: Config, secret: str | None) -> bool:
             verdict, kind, detail = "skipped", "", f"after {before} failed"
         else:
             verdict, kind, detail = _isolated(partial(check, config))
-        # Before anything else, which may fail: the next try might be the token's last.
-        if kind and KINDS[kind].retry == LATCH and secret is not None and not latched:
-            rotation.latch(config)
         if verdict == "failed" or before in broken:
             broken.add(name)
         _show(name, verdict, kind, detail)
@@ -414,13 +426,10 @@ def _walk(config: Config, secret: str | None) -> bool:
 def run(path: str, login: bool) -> int:
     """Check everything; return 0 if nothing failed, else 1. No PIN is used unless `login`."""
     try:
-        config, secret, held = _prepare(path, login)
+        config, secret = _prepare(path, login)
     except RotatorError as error:
         _show("config", "failed", error.kind.name, error.detail)
         return 1
     _show("config", "ok", "", path)
     backend.prepare_environment(config)
-    try:
-        return 0 if _walk(config, secret) else 1
-    finally:
-        os.close(held)
+    return 0 if _walk(config, secret) else 1

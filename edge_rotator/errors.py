@@ -42,6 +42,13 @@ KINDS: dict[str, Kind] = {
         ),
         ("interrupted", 5, TRANSIENT, "the run was killed or the power failed; it is retried"),
         ("busy", 75, NONE, "another run holds the lock; try again in a minute"),
+        (
+            "lock_stuck",
+            76,
+            NONE,
+            "nothing rotates while the named process has the lock: as root, `kill -CONT` it if it is "
+            "stopped, else `kill -KILL` it",
+        ),
         # The way to the provider
         ("dns", 10, TRANSIENT, "check the network and DNS, and provider.endpoint for a typo"),
         ("connect", 11, TRANSIENT, "check the network and that port 443 is let out"),

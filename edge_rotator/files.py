@@ -1,18 +1,14 @@
-"""Files that are either the old or the new one, whole, whenever the power fails; the lock; the user."""
+"""Files that are either the old or the new one, whole, whenever the power fails; the user."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import stat
-import time
 
 from edge_rotator.errors import RotatorError
 
 Stat = list[int]
-
-_LOCK_TRIES = 300  # of 0.1 s
 
 
 def stat_of(path: str) -> Stat | None:
@@ -73,31 +69,6 @@ def write_atomic(path: str, data: bytes, mode: int, gid: int | None = None, dura
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def lock(directory: str, patient: bool) -> int:
-    """Take the lock that every user of the token takes; it lasts until the returned file is closed.
-
-    Raises `busy` if another run holds it (after 30 s if `patient`), `state_failed` without a place.
-    """
-    path = f"{directory}/lock"
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        fd = os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o640)
-    except OSError as first:
-        try:
-            # On a file system that has become read-only the file of an earlier run does as well.
-            fd = os.open(path, flags | os.O_RDONLY)
-        except OSError:
-            raise RotatorError("state_failed", f"{path}: {first.strerror}") from None
-    for _ in range(_LOCK_TRIES if patient else 1):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            time.sleep(0.1 if patient else 0)
-    os.close(fd)
-    raise RotatorError("busy", path)
 
 
 def refuse_root(user: str) -> None:

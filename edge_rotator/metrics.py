@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edge_rotator import __version__, files, replication, rotation, schedule, token
+from edge_rotator import __version__, files, lock, replication, rotation, schedule, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
@@ -72,6 +72,7 @@ def _table() -> dict[str, Metric]:
             ),
             ("failing", "gauge", "1 while the last attempt failed."),
             ("pin_latched", "gauge", "1 while nothing is tried because the token refused the PIN."),
+            ("lock_stuck", "gauge", "1 while a process holds the lock for longer than any run takes."),
             (
                 "restart_pending",
                 "gauge",
@@ -108,6 +109,7 @@ def _add_state(table: dict[str, Metric], config: Config, state: State, clock: Cl
         table["attempts_total"].add(count, **{"class": outcome})
     table["failing"].add(state.failure is not None)
     table["pin_latched"].add(schedule.latched(state, config.pin_file))
+    table["lock_stuck"].add(bool(lock.stuck(config)))
     table["restart_pending"].add(rotation.restart_pending(config, state, clock))
     table["clock_skew_seconds"].add(-state.clock_skew)
 

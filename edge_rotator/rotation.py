@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from edge_rotator import config as configuration
-from edge_rotator import delivery, litestream, schedule
+from edge_rotator import delivery, litestream, lock, schedule
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
 from edge_rotator.config import Config
-from edge_rotator.delivery import Credentials
+from edge_rotator.delivery import CLOCK_TOLERANCE, Credentials
 from edge_rotator.errors import (
     ERROR,
     KINDS,
@@ -21,11 +23,11 @@ from edge_rotator.errors import (
     event,
     place_of,
 )
-from edge_rotator.files import lock, refuse_root, stat_of
+from edge_rotator.files import Stat, refuse_root, stat_of
 from edge_rotator.schedule import Next
 from edge_rotator.state import Failure, LastError, State, Success
 
-CLOCK_TOLERANCE = 300.0  # s; S3 refuses signatures that are 900 s off
+_ANSWERED = range(30, 50)  # exit codes of errors that the provider itself told us of
 
 NOTHING, RESTART, ROTATE = "nothing", "restart", "rotate"
 
@@ -37,7 +39,7 @@ def rotate(path: str, force: bool = False) -> int:
         return 0
     refuse_root(config.user)
     os.umask(0o027)
-    held = lock(config.state_directory, patient=force)
+    held = lock.take(config, patient=force)
     try:
         failed = Run(config).tick(force)
     finally:
@@ -49,15 +51,17 @@ def dry_run(path: str) -> int:
     """Ask the provider and check its answer, store nothing, restart nothing."""
     config = configuration.load(path)
     refuse_root(config.user)
-    held = lock(config.state_directory, patient=True)
+    held = lock.take(config, patient=True)
     try:
         run = Run(config)
         run.refuse_latched()
         run.refuse_without_pin()
         try:
-            _, lifetime, skew = fetch_checked(config, run.remaining(read_clock()))
+            with login(config):
+                _, lifetime, skew = fetch_checked(config, run.remaining(read_clock()))
         except RotatorError as error:
-            # A refused PIN must latch, and an attempt counts, whoever made it.
+            # An attempt counts, whoever made it.
+            run = Run(config)
             run.fail(error, "dry_run")
             run.write_next()
             return error.kind.exit_code
@@ -76,20 +80,38 @@ def fetch_checked(config: Config, held: float) -> tuple[Credentials, float, floa
 
     answer = provider.ask(config)
     parsed = delivery.parse(answer.body)
-    # Without a Date the two clocks are taken to agree.
-    date = answer.date if answer.date is not None else read_clock().wall
-    # One answer with an absurd time must not outlast every good one that follows.
-    lifetime = min(parsed.expiration - date, schedule.MAX_LIFETIME)
+    now = read_clock().wall
+    lifetime, skew = delivery.judge_times(parsed.expiration, answer.date, now, config.expected_lifetime)
+    if answer.date is not None and abs(answer.date - now) > CLOCK_TOLERANCE and skew == 0.0:
+        event("date_ignored", WARNING, date_off_s=answer.date - now, lifetime_s=lifetime)
     delivery.check_lifetime(lifetime, config.expected_lifetime, held)
-    return parsed, lifetime, answer.skew or 0.0
+    return parsed, lifetime, skew
 
 
-def latch(config: Config) -> None:
-    """Remember that the token refused this PIN, so that nobody uses up another try."""
+@contextmanager
+def login(config: Config) -> Iterator[None]:
+    """Around a login that somebody asked for, with the lock held: a refusal latches, whatever happens.
+
+    Raises `pin_refused` while latched, `state_failed` if a refusal could not be recorded.
+    """
     run = Run(config)
-    run.state.latched, run.state.pin = True, stat_of(config.pin_file)
-    run.save()
-    run.write_next()
+    run.refuse_latched()
+    unproven = run.mark_login()
+    if unproven:
+        run.save()
+        run.refuse_without_memory()
+    try:
+        yield
+    except RotatorError as error:
+        run.login_ended(error)
+        if unproven or run.state.latched:
+            run.save()
+        if run.state.latched:
+            run.write_next()
+        raise
+    run.login_ended(None)
+    if unproven:
+        run.save()
 
 
 def refuse_latched(config: Config) -> None:
@@ -154,6 +176,44 @@ class Run:
         if schedule.latched(self.state, self.config.pin_file):
             raise RotatorError("pin_refused", "latched since the last login: the PIN file is the same")
 
+    def refuse_without_memory(self) -> None:
+        """Refuse a login that somebody asked for, who may ask again and again, if a refusal would be lost."""
+        if not self.remembers:
+            detail = f"{self.config.state_directory}: no login, for nobody would remember a refused PIN"
+            raise RotatorError("state_failed", detail)
+
+    def pin(self) -> Stat | None:
+        """Return which PIN file it is, None where none is used."""
+        uses_pin = self.config.backend != "file" and self.config.pin_file
+        return stat_of(self.config.pin_file) if uses_pin else None
+
+    def mark_login(self) -> bool:
+        """Count a login before it is made; return whether that has to be saved.
+
+        Whoever is killed, loses power or cannot write any more never records what the token said. One
+        such login is forgiven, the second latches as if it had been refused, for the third may lock the
+        token. A PIN that was accepted before is not counted: a working device may lose power as often
+        as it likes.
+        """
+        pin = self.pin()
+        if pin is None or pin == self.state.accepted:
+            return False
+        self.state.unknown = self.state.unknown + 1 if pin == self.state.pin else 1
+        self.state.pin, self.state.latched = pin, False
+        return True
+
+    def login_ended(self, error: RotatorError | None) -> None:
+        """Keep what a login came to; None: it was good."""
+        state = self.state
+        refused = error is not None and error.kind.retry == LATCH
+        # Whoever was answered has signed with the key.
+        if error is None or error.kind.exit_code in _ANSWERED:
+            state.accepted = self.pin()
+        elif refused:
+            state.accepted = None
+        state.latched, state.unknown = refused, 0
+        state.pin = stat_of(self.config.pin_file) if refused else None
+
     def refuse_without_pin(self) -> None:
         """Run by hand, only root can read the PIN: the service, which is given it, must not wait for that."""
         from edge_rotator import token
@@ -169,8 +229,11 @@ class Run:
         """Rotate. The attempt is recorded before, as if it had been killed, and after."""
         self.refuse_without_pin()
         before = self.state.failure
+        unproven = self.mark_login()
         self.record_failure(RotatorError("interrupted"), reason)
-        self.save(durable=False)
+        self.save(durable=unproven)
+        if unproven and reason == "forced":
+            self.refuse_without_memory()
         self.write_next()
         self.state.failure = before
         try:
@@ -190,8 +253,9 @@ class Run:
         config, state = self.config, self.state
         held = self.remaining(read_clock())
         outage = held <= 0 or state.failure is not None
-        # What was set anew may well mean a shorter life time than what is held.
-        credentials, lifetime, skew = fetch_checked(config, 0.0 if reason == "configuration" else held)
+        # What was set anew may well mean a shorter life time than what is held; who forces wants new ones.
+        compared = 0.0 if reason in ("configuration", "forced") else held
+        credentials, lifetime, skew = fetch_checked(config, compared)
         clock = read_clock()
         set_back = held > 0 and schedule.stepped(state, clock) < 0
         usable = schedule.usable(lifetime, config.safety_margin)
@@ -199,10 +263,12 @@ class Run:
 
         due_after = schedule.due_after(lifetime, config.mode, config.refresh_margin, config.thing_name)
         # A boot fetches anyway: beyond this one only the end of a wait or a latch has to be known.
-        durable = state.failure is not None or state.latched
+        known = state.accepted
+        self.login_ended(None)
+        durable = state.failure is not None or state.accepted != known
         state.success = Success(clock.wall, clock.boot, lifetime, usable, due_after)
         state.restart_pending = config.mode == "environment"
-        state.failure, state.latched, state.pin = None, False, None
+        state.failure = None
         state.clock_skew = skew
         self.count("rotated")
         self.save(durable)
@@ -248,10 +314,8 @@ class Run:
     def fail(self, error: RotatorError, reason: str) -> None:
         """Record and report a failed attempt."""
         delay: float | None = self.record_failure(error, reason).delay
-        if error.kind.retry == LATCH:
-            self.state.latched, self.state.pin = True, stat_of(self.config.pin_file)
-            delay = None
-        self.tell(error, delay)
+        self.login_ended(error)
+        self.tell(error, None if self.state.latched else delay)
 
     def record_failure(self, error: RotatorError, reason: str) -> Failure:
         """Make the next attempt wait as long as this class of error asks for."""

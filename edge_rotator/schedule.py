@@ -26,6 +26,7 @@ MAX_RETRY_AFTER = 3600.0  # s; more than the provider would ever mean
 MAX_LIFETIME = 43200.0  # s; the longest the provider grants
 BACKOFF_JITTER = 0.1  # added, so that it never shortens the wait
 LIFETIME_JITTER = 0.1  # of the life time, taken off
+UNKNOWN_LOGINS = 2  # with a PIN that was never accepted; a token has three tries or more
 CLOCK_STEP = 30.0  # s; less is the slewing of a time service
 
 _NEXT = re.compile(rb"[ \t]*([0-9]{1,15})[ \t]+(/[^\n]*?)[ \t]*\n")
@@ -120,8 +121,8 @@ def stepped(state: State, clock: Clock) -> float:
 
 
 def latched(state: State, pin_file: str) -> bool:
-    """Whether the token refused the PIN and the PIN file is still the same."""
-    return state.latched and stat_of(pin_file) == state.pin
+    """Whether the token refused the PIN, or may have, and the PIN file is still the same."""
+    return (state.latched or state.unknown >= UNKNOWN_LOGINS) and stat_of(pin_file) == state.pin
 
 
 def fetch_at(state: State) -> float:

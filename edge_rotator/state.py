@@ -61,7 +61,9 @@ class State:
     failure: Failure | None = None
     last_error: LastError | None = None
     latched: bool = False  # the token refused the PIN
-    pin: Stat | None = None  # the PIN file as it was then
+    pin: Stat | None = None  # the PIN file as it was then, and at the unknown ones
+    unknown: int = 0  # logins with that PIN of which nobody lived to record what became
+    accepted: Stat | None = None  # the PIN file with which a login last succeeded
     restart_pending: bool = False  # Litestream has yet to read the environment file
     clock_skew: float = 0.0  # server's clock minus ours (s), at the last answer
     attempts: dict[str, int] = field(default_factory=dict)  # by outcome: rotated, or the error
@@ -113,6 +115,8 @@ _CHECKS = {
     "latched": lambda value: isinstance(value, bool),
     "restart_pending": lambda value: isinstance(value, bool),
     "pin": _stat,
+    "unknown": _count,
+    "accepted": _stat,
     "attempts": _counters,
 }
 _RECORDS: dict[str, type[Any]] = {"success": Success, "failure": Failure, "last_error": LastError}
@@ -135,7 +139,8 @@ def parse(data: bytes) -> State:
         raw = json.loads(data)
         if raw.pop("version") != VERSION:
             return State()
-        state: State = _build(State, raw)
+        # A state of version 2.0.0 has none of these two; its latch must not be lost.
+        state: State = _build(State, {"unknown": 0, "accepted": None, **raw})
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return State()
     return state

@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from edge_rotator import config as configuration
-from edge_rotator import files, replication, rotation, schedule, token
+from edge_rotator import delivery, files, lock, replication, rotation, schedule, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
@@ -24,7 +24,6 @@ WIDTH = 80
 MOST_PROBLEMS = 5
 MOST_DATABASES = 3
 RESTART_GRACE = 60.0  # s; a stop with its last sync, and the first sync after the start
-RUN_LIMIT = 300.0  # s; the unit's TimeoutStartSec
 REPLICATION_WARNING = 300.0  # s; Litestream's longest back-off
 
 
@@ -40,20 +39,23 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d"
 
 
-def _error(state: State, clock: Clock, pending: bool) -> dict[str, Any] | None:
+def _error(state: State, clock: Clock, pending: bool, stuck: str) -> dict[str, Any] | None:
     last, failure = state.last_error, state.failure
-    if failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < RUN_LIMIT:
+    if failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < lock.LIMIT:
         failure = None  # a rotation that is under way looks like one that was interrupted
     # What the next attempt waits for goes before what came after it, such as a restart that failed too.
     if failure:
         last = LastError(failure.kind, failure.detail, failure.wall)
+    if stuck:  # before all: it keeps anything else from being tried
+        last = LastError("lock_stuck", stuck, clock.wall)
     if not last:
         return None
     kind = KINDS[last.kind]
     current = (
         failure is not None
+        or bool(stuck)
         or (kind.name == "restart_failed" and pending)
-        or (kind.name == "clock_wrong" and abs(state.clock_skew) > rotation.CLOCK_TOLERANCE)
+        or (kind.name == "clock_wrong" and abs(state.clock_skew) > delivery.CLOCK_TOLERANCE)
     )
     return {
         "class": kind.name,
@@ -122,7 +124,7 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "last_rotation": format_iso(success.wall) if success else None,
         "next_attempt_in_s": wait,
         "next_reason": reason,
-        "last_error": _error(state, clock, pending),
+        "last_error": _error(state, clock, pending, lock.stuck(config)),
         "pin_latched": schedule.latched(state, config.pin_file),
         "restart_pending": pending,
         "restarted_s_ago": restarted,
@@ -156,10 +158,12 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     if report["pin_latched"]:
         found.append((CRITICAL, "the token refused the PIN; nothing is tried until it changes"))
     error = report["last_error"]
-    skewed = abs(report["clock_skew_s"]) > rotation.CLOCK_TOLERANCE
+    skewed = abs(report["clock_skew_s"]) > delivery.CLOCK_TOLERANCE
     # Of these two the credentials are good; they have lines of their own.
     told = error and (error["class"] == "restart_failed" or (error["class"] == "clock_wrong" and skewed))
-    if error and error["current"] and not told:
+    if error and error["class"] == "lock_stuck" and error["current"]:
+        found.append((CRITICAL, "the lock is held and not let go; nothing is tried until it is"))
+    elif error and error["current"] and not told:
         found.append((WARNING, f"the last attempt failed: {error['class']}"))
     if report["restart_pending"]:
         found.append((WARNING, "Litestream has yet to be restarted"))

@@ -52,8 +52,20 @@ def pin_path(pin_file: str) -> str:
     return _read_pin(pin_file)[0] if pin_file else ""
 
 
+def _lift_limits() -> None:
+    """Lift the caller's limits: SoftHSM empties its store before it writes, and must not be stopped there."""
+    for name in ("RLIMIT_FSIZE", "RLIMIT_CPU"):
+        limit = getattr(resource, name)
+        try:
+            resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        except (OSError, ValueError):
+            detail = f"{name} is {resource.getrlimit(limit)[0]}: a login needs it without limit (ulimit)"
+            raise RotatorError("token_failed", detail) from None
+
+
 def read_pin(pin_file: str) -> str | None:
-    """Read the PIN itself from the same place; None for a token without one."""
+    """Read the PIN itself from the same place, for a login; None for a token without one."""
+    _lift_limits()
     # A module that crashes must not put the PIN into a core dump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return _read_pin(pin_file)[1] if pin_file else None

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from faultserver import FaultServer
 from pki import Authority, key_pem
 
-from edge_rotator import cli, clock, metrics, replication, rotation, status
+from edge_rotator import cli, clock, lock, metrics, replication, rotation, status
+from edge_rotator import config as configuration
 
 ROOT = Path(__file__).parents[3]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
@@ -137,23 +138,33 @@ class Device:
         """Run the command in this process; return its exit code."""
         return cli.main(["--config", str(self.config), *(arguments or ("rotate",))])
 
-    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the command as a device would: isolated Python, no site directories."""
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command as a device would run it: isolated Python, no site directories."""
         code = (
             "import sys; sys.path[:0] = sys.argv[1:3]; sys.argv[1:3] = []\n"
             f"{COVERAGE}\n"
             "from edge_rotator.cli import main; sys.exit(main())"
         )
         library = sysconfig.get_paths()["platlib"]
+        python = [sys.executable, "-IS", "-c", code, str(ROOT), library]
+        return [*python, "--config", str(self.config), *arguments]
+
+    def run(
+        self, *arguments: str, env: dict[str, str] | None = None, **given: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end; `given` goes to `subprocess.run`."""
         return subprocess.run(
-            [sys.executable, "-IS", "-c", code, str(ROOT), library]
-            + ["--config", str(self.config), *arguments],
+            self.command(*arguments),
             env={"PATH": "/usr/bin:/bin"} | (env or {}),
-            capture_output=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given},
             text=True,
             timeout=60,
             check=False,
         )
+
+    def lock(self, patient: bool = False) -> int:
+        """Take the lock as another process would."""
+        return lock.take(configuration.load(str(self.config)), patient)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -241,7 +252,7 @@ class Time:
 
     def rule(self, patch: pytest.MonkeyPatch) -> None:
         """Be the clock of the package."""
-        for module in (clock, cli, rotation, replication, metrics, status):
+        for module in (clock, cli, lock, rotation, replication, metrics, status):
             patch.setattr(module, "read_clock", self.read)
 
     def read(self) -> clock.Clock:

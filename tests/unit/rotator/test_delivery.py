@@ -93,7 +93,8 @@ def test_what_is_no_answer(data: bytes, kind: str, detail: str) -> None:
         (90.0, 900, 0, "", ""),
         (0.5, 5, 0, "", ""),
         (900, 900, 900, "", ""),
-        (899, 900, 899.5, "answer_short_lived", "899 s, those held last 900 s"),
+        (809, 900, 810, "answer_short_lived", "809 s, those held last 810 s"),
+        (810, 900, 43140, "", ""),
         (43200, 900, 43199, "", ""),
     ],
 )
@@ -104,6 +105,53 @@ def test_check_lifetime(lifetime: float, expected: float, held: float, kind: str
     with pytest.raises(RotatorError) as caught:
         delivery.check_lifetime(lifetime, expected, held)
     assert (caught.value.kind.name, caught.value.detail) == (kind, detail)
+
+
+HOUR, YEAR = 3600.0, 31536000.0
+NOW = 1.8e9
+
+
+@pytest.mark.parametrize(
+    # What an alias of an hour grants; how far Date and our clock are off the truth.
+    ("granted", "date", "ours", "expected", "lifetime", "skew"),
+    [
+        # Both are right.
+        (HOUR, 0, 0, HOUR, HOUR, 0),
+        (900, 0, 0, HOUR, 900, 0),
+        (12 * HOUR, 0, 0, HOUR, 12 * HOUR, 0),
+        (20 * HOUR, 0, 0, HOUR, 12 * HOUR, 0),
+        # Our clock is wrong: by Date.
+        (HOUR, 0, 240, HOUR, HOUR, -240),
+        (HOUR, 0, -240, HOUR, HOUR, 240),
+        (HOUR, 0, 11 * HOUR, HOUR, HOUR, -11 * HOUR),
+        (HOUR, 0, -11 * HOUR, HOUR, HOUR, 11 * HOUR),
+        (HOUR, 0, -20 * YEAR, HOUR, HOUR, 20 * YEAR),
+        (900, 0, -20 * YEAR, HOUR, 900, 20 * YEAR),
+        (12 * HOUR, 0, -20 * YEAR, HOUR, HOUR, 20 * YEAR),
+        # Date is wrong: by our clock.
+        (HOUR, -240, 0, HOUR, HOUR, -240),
+        (HOUR, 240, 0, HOUR, HOUR - 240, 240),
+        (HOUR, -11 * HOUR, 0, HOUR, HOUR, 0),
+        (HOUR, 11 * HOUR, 0, HOUR, HOUR, 0),
+        (HOUR, -20 * YEAR, 0, HOUR, HOUR, 0),
+        (HOUR, 20 * YEAR, 0, HOUR, HOUR, 0),
+        # Both are: never more than was expected.
+        (HOUR, -11 * HOUR, -20 * YEAR, HOUR, HOUR, 20 * YEAR - 11 * HOUR),
+        (HOUR, -11 * HOUR, -11 * HOUR, HOUR, 12 * HOUR, 0),  # nothing here can tell
+        # No Date.
+        (HOUR, None, 0, HOUR, HOUR, 0),
+        (900, None, 0, HOUR, 900, 0),
+        (12 * HOUR, None, 0, HOUR, HOUR, 0),
+        (HOUR, None, -20 * YEAR, HOUR, HOUR, 0),
+        (HOUR, None, 20 * YEAR, HOUR, HOUR - 20 * YEAR, 0),
+    ],
+)
+def test_who_lies_the_clock_or_the_date(
+    granted: float, date: float | None, ours: float, expected: float, lifetime: float, skew: float
+) -> None:
+    told = None if date is None else NOW + date
+    judged = delivery.judge_times(NOW + granted, told, NOW + ours, expected)
+    assert judged == (lifetime, skew)
 
 
 def test_process_json() -> None:

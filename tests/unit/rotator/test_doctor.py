@@ -18,7 +18,7 @@ from conftest import Device
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor, rotation
+from edge_rotator import clock, doctor
 from edge_rotator import config as configuration
 from edge_rotator.errors import KINDS, RotatorError
 
@@ -385,18 +385,12 @@ def test_a_doctor_that_is_stopped_leaves_no_check_behind(monkeypatch: pytest.Mon
     assert time.monotonic() - start < 10
 
 
-def test_a_refused_pin_is_latched_before_it_is_told(
-    config: configuration.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_pin_is_latched_before_it_is_told(device: Device) -> None:
     """Whoever pipes the output into something that ends must not lose the latch."""
-    latched: list[configuration.Config] = []
-
-    def gone(*_: object) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(doctor, "_isolated", lambda check: ("failed", "pin_refused", ""))
-    monkeypatch.setattr(doctor, "_show", gone)
-    monkeypatch.setattr(rotation, "latch", latched.append)
-    with pytest.raises(BrokenPipeError):
-        doctor._walk(config, "1234")
-    assert latched == [config]
+    device.pin_file.write_text("wrong-pin")
+    reader, writer = os.pipe()
+    os.close(reader)
+    device.run("doctor", "--login", stdout=writer)
+    os.close(writer)
+    assert device.run("rotate", "--force").returncode == 65
+    assert device.server.requests == []

@@ -451,6 +451,7 @@ def test_answer_without_a_date(local: Device, world: Time) -> None:
 def test_shorter_life_than_the_one_held_is_refused(
     local: Device, world: Time, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    local.configure(schedule={"expected_lifetime": 3600})
     local.server.lifetime = 3600
     rotated(local, world)
     local.server.respond = lasting(900)

@@ -11,7 +11,7 @@ import pytest
 from conftest import PIN, THING, Device, Time
 from faultserver import Handler, credentials_body
 
-from edge_rotator import cli, files
+from edge_rotator import cli, lock
 from edge_rotator import config as configuration
 from edge_rotator.errors import RotatorError
 
@@ -156,11 +156,11 @@ def test_a_configuration_that_cannot_be_read(local: Device, world: Time) -> None
 def test_only_one_at_a_time(
     local: Device, world: Time, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    held = files.lock(f"{local.root}/state", patient=False)
+    held = local.lock()
     try:
         assert local.tick() == 0
         assert capfd.readouterr().err == "event=skipped reason=busy\n"
-        monkeypatch.setattr(files, "_LOCK_TRIES", 2)
+        monkeypatch.setattr(lock, "_TRIES", 2)
         assert local.tick("rotate", "--force") == 75
         assert "error=busy" in capfd.readouterr().err
     finally:
@@ -374,14 +374,40 @@ def test_a_clock_set_back_makes_litestream_forget_the_old_expiry(
     assert local.tick("due") == 1
 
 
-def test_one_absurd_answer_does_not_outlast_the_good_ones(local: Device, world: Time) -> None:
-    local.server.respond = lambda h: h.reply(200, credentials_body(900, world.wall), date=1.0)
-    assert local.tick() == 50, "handed over all the same, and told"
-    assert local.state["success"]["usable"] <= 43200
-    local.server.respond = local.server.good
-    world.advance(43200)
+@pytest.mark.parametrize("off", [-240, -39600, -1e9, 39600, 1e9], ids=lambda off: f"{off:+.0f}s")
+def test_a_date_that_lies_neither_lengthens_credentials_nor_accuses_our_clock(
+    off: float, local: Device, world: Time, capfd: pytest.CaptureFixture[str]
+) -> None:
+    local.server.respond = lambda h: h.reply(200, credentials_body(900, world.wall), date=world.wall + off)
     assert local.tick() == 0
     assert local.state["success"]["lifetime"] == pytest.approx(900, abs=2)
+    assert abs(local.state["clock_skew"]) <= 300
+    assert ("event=date_ignored" in capfd.readouterr().err) == (abs(off) > 300)
+    local.server.respond = local.server.good
+    world.advance(450)
+    assert local.tick() == 0
+    assert len(local.server.requests) == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("rotate", "--force")])
+def test_a_good_answer_is_taken_whatever_those_held_claim(
+    arguments: tuple[str, ...], local: Device, world: Time
+) -> None:
+    assert local.tick() == 0
+    state = local.state
+    state["success"] |= {"lifetime": 43200.0, "usable": 43140.0}
+    (local.root / "state/state.json").write_text(json.dumps(state))
+    world.advance(500)
+    assert local.tick(*arguments) == 0
+    assert local.state["success"]["lifetime"] == pytest.approx(900, abs=2)
+
+
+def test_who_forces_gets_valid_credentials_however_short(local: Device, world: Time) -> None:
+    local.server.lifetime = 3600
+    assert local.tick() == 0
+    local.server.lifetime = 200
+    assert local.tick("rotate", "--force") == 0
+    assert local.state["success"]["lifetime"] == pytest.approx(200, abs=2)
 
 
 def test_what_only_root_can_read_does_not_make_the_service_wait(device: Device) -> None:
@@ -401,7 +427,8 @@ def test_a_shorter_life_time_that_was_asked_for_is_taken(local: Device, world: T
     local.server.lifetime = 3600
     assert local.tick() == 0
     local.server.lifetime = 900
-    assert local.tick("rotate", "--force") == 46, "unasked it is no gain"
+    world.advance(1800)
+    assert local.tick() == 46, "unasked it is no gain"
     local.configure(schedule={"expected_lifetime": 900})
     local.touched()
     assert local.tick() == 0
@@ -438,14 +465,14 @@ def test_a_try_by_hand_does_not_undo_what_lifts_a_wait(device: Device) -> None:
 def test_another_run_may_have_rotated_while_this_one_waited(
     local: Device, world: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(directory: str, patient: bool) -> int:
-        handle = files.lock(directory, patient)
-        monkeypatch.undo()
-        os.close(handle)
-        local.tick()
-        return files.lock(directory, patient)
+    take = lock.take
 
-    monkeypatch.setattr("edge_rotator.rotation.lock", slow)
+    def slow(config: configuration.Config, patient: bool) -> int:
+        monkeypatch.setattr(lock, "take", take)
+        local.tick()
+        return take(config, patient)
+
+    monkeypatch.setattr(lock, "take", slow)
     assert local.tick() == 0
     assert len(local.server.requests) == 1
 

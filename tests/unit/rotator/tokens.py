@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PIN, ROOT, SOFTHSM, Device
@@ -60,13 +61,15 @@ def use_debian_pycurl(device: Device) -> None:
     device.configure(provider={"backend": "gnutls"})
     paths = [str(ROOT), str(packages), "/usr/lib/python3/dist-packages"]
 
-    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, **given: Any
+    ) -> subprocess.CompletedProcess[str]:
         code = f"import sys; sys.path[:0] = {paths!r}\n"
         code += "from edge_rotator.cli import main; sys.exit(main())"
         return subprocess.run(
             [str(DEBIAN_PYTHON), "-IS", "-c", code, "--config", str(device.config), *arguments],
             env={"PATH": "/usr/bin:/bin", "STATE_DIRECTORY": f"{device.root}/state"} | (env or {}),
-            capture_output=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given},
             text=True,
             timeout=60,
             check=False,
