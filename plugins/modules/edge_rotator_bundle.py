@@ -8,9 +8,12 @@ module: edge_rotator_bundle
 short_description: Have the bundle of a device's platform on the control node
 description:
   - A bundle is a tar archive per platform with the rotator, pycurl, python-pkcs11 and a launcher. It
-    is named by a digest
-    of all that went into it, so that an unchanged one is never made or pushed twice.
-  - Runs on the control node alone. Hosts that need the same bundle wait for the first of them.
+    is named by a digest of all that went into it, so that an unchanged one is never made or pushed twice.
+  - What has to be compiled is compiled on the host that the task is delegated to, as module
+    M(edge_litestream.appliance.debian_build) does. Delegate it to a host that you trust, like V(localhost),
+    never to a device.
+  - The archive is checked against its recorded digest every time. Hosts that need the same bundle wait for
+    the first of them.
 options:
   cache:
     description: Directory on the control node.
@@ -38,14 +41,11 @@ options:
           need no compiler then.
         type: bool
         required: true
-  state:
-    description:
-      - V(planned) says which bundle this is and what is missing for it.
-      - V(sources) downloads, by the locks' hashes, what a build host needs to compile what is missing.
-      - V(assembled) makes the bundle, once the compiled wheels are in the cache.
-    type: str
-    choices: [planned, sources, assembled]
-    default: assembled
+  mirrors:
+    description: Mirrors of Debian, see M(edge_litestream.appliance.debian_build).
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Whether check mode tells what would change.
@@ -62,6 +62,7 @@ EXAMPLES = r"""
       machine: aarch64
       python: "3.11"
       debian_pycurl: false
+  delegate_to: localhost
 """
 
 RETURN = r"""
@@ -80,23 +81,5 @@ bundle:
 assembled:
   description: Whether the archive is there.
   type: bool
-  returned: always
-missing:
-  description: Packages whose compiled wheel is not in the cache.
-  type: list
-  elements: str
-  returned: always
-packages:
-  description: Packages that are compiled.
-  type: list
-  elements: str
-  returned: always
-built:
-  description: Directory of the compiled wheels.
-  type: str
-  returned: always
-sources:
-  description: Directory of the sources.
-  type: str
   returned: always
 """

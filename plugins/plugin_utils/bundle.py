@@ -1,13 +1,12 @@
 """Put together, on the control node, what a device runs: the rotator, pycurl, python-pkcs11 and a launcher.
 
 A bundle is a tar archive per platform, named by a digest of all that went into it, so that an unchanged
-one is never made or pushed twice. Devices need neither PyPI nor a compiler. With Debian's own pycurl
-nothing is compiled anywhere.
+one is never made or pushed twice. Devices need neither PyPI nor a compiler, and nothing of what is made
+here comes from a device. With Debian's own pycurl nothing is compiled for common platforms.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -16,8 +15,9 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
+
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import keep, kept
 
 COLLECTION = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600
@@ -29,8 +29,31 @@ WHEEL_PLATFORMS = {
     "x86_64": ["manylinux_2_28_x86_64", "manylinux2014_x86_64"],
     "aarch64": ["manylinux_2_28_aarch64", "manylinux2014_aarch64"],
 }
-# What zipfile raises where an archive is cut off or has other bytes than it was written with.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+BUILD_PACKAGES = ["gcc", "libc6-dev", "libcurl4-openssl-dev", "libssl-dev", "python3-dev", "python3-pip"]
+BUILD_SCRIPT = """\
+export PYCURL_SSL_LIBRARY=openssl
+python3 -m pip wheel --quiet --no-deps --no-index --no-cache-dir --find-links sources --wheel-dir out \
+--no-binary {comma} {space}
+"""
+# pip asks a source archive's setuptools for the metadata even of what it only downloads, which would run
+# the archive's setup.py here. This answers in its place, from the file that every source archive has.
+METADATA_ONLY = """\
+import email
+import pathlib
+import sys
+
+
+def prepare_metadata_for_build_wheel(directory, config_settings=None):
+    metadata = pathlib.Path("PKG-INFO").read_bytes()
+    said = email.message_from_bytes(metadata)
+    folder = pathlib.Path(directory, f"{said['Name'].replace('-', '_')}-{said['Version']}.dist-info")
+    folder.mkdir()
+    (folder / "METADATA").write_bytes(metadata)
+    return folder.name
+
+
+__legacy__ = sys.modules[__name__]
+"""
 LAUNCHER = """#!/usr/bin/python3 -IS
 import os
 import sys
@@ -63,33 +86,29 @@ class Plan:
         if self.machine not in WHEEL_PLATFORMS:  # no wheel of python-pkcs11 for 32-bit Arm
             self.compiled.append("python-pkcs11")
             self.wheels.remove("python-pkcs11")
+        self.script = BUILD_SCRIPT.format(comma=",".join(self.compiled), space=" ".join(self.compiled))
+        recipe = f"{self.script} {BUILD_PACKAGES}" if self.compiled else ""
         lock_digest = hashlib.sha256(self.lock.read_bytes() + self.build_lock.read_bytes()).hexdigest()[:12]
+        recipe_digest = hashlib.sha256(f"{lock_digest} {recipe}".encode()).hexdigest()[:12]
         self.cache = Path(cache)
-        self.built = self.cache / f"wheels-{self.platform}-{lock_digest}"
-        self.sources = self.cache / f"sources-{lock_digest}-{'-'.join(self.compiled)}"
+        self.built = self.cache / f"built-{self.platform}-{recipe_digest}"
         self.package = sorted((self.root / "edge_rotator").glob("*.py"))
-        digest = hashlib.sha256(f"{self.platform} {lock_digest} {self.launcher}".encode())
+        digest = hashlib.sha256(f"{self.platform} {lock_digest} {self.launcher}{recipe}".encode())
         for module in self.package:
             digest.update(module.name.encode() + module.read_bytes())
         version = re.search(r'^version = "([^"]+)"', (self.root / "pyproject.toml").read_text(), re.MULTILINE)
         if version is None:
             raise BundleError(f"{self.root / 'pyproject.toml'} names no version")
         self.version = f"{version[1]}-{digest.hexdigest()[:12]}"
-        self.bundle = self.cache / f"edge-rotator-{self.version}-{self.platform}.tar.gz"
+        self.folder = self.cache / f"edge-rotator-{self.version}-{self.platform}"
+        self.bundle = self.folder / "edge-rotator.tar.gz"
 
-    def built_wheel(self, name: str) -> list[Path]:
-        """Compiled wheel of a package in the cache: none or one; damaged or of another platform is none."""
-        tag = f"cp{self.python.replace('.', '')}"
-        wheels = self.built.glob(f"{name.replace('-', '_')}-*-{tag}-{tag}-linux_{self.machine}.whl")
-        return [wheel for wheel in wheels if whole(wheel)]
+    def assembled(self) -> bool:
+        """Whether the bundle is in the cache.
 
-    def built_wheels(self) -> list[Path]:
-        """Compiled wheels this bundle takes from the cache, which may hold another variant's too."""
-        return [wheel for name in self.compiled for wheel in self.built_wheel(name)]
-
-    def missing(self) -> list[str]:
-        """Names of the packages whose compiled wheel is not in the cache yet."""
-        return [name for name in self.compiled if not self.built_wheel(name)]
+        Raises KeptError where it is not as it was made.
+        """
+        return bool(kept(self.folder))
 
     def report(self) -> dict[str, object]:
         """Tell Ansible what it works with."""
@@ -97,11 +116,7 @@ class Plan:
             "version": self.version,
             "platform": self.platform,
             "bundle": str(self.bundle),
-            "assembled": self.bundle.is_file(),
-            "missing": self.missing(),
-            "built": str(self.built),
-            "sources": str(self.sources),
-            "packages": self.compiled,
+            "assembled": self.assembled(),
         }
 
 
@@ -134,67 +149,44 @@ def subset(lock: Path, names: list[str], target: Path) -> Path:
     return target
 
 
-def fetch_sources(plan: Plan) -> None:
-    """Download source archives and what builds them into one directory for the build host."""
-    if (plan.sources / "complete").is_file():
-        return
-    plan.sources.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=plan.cache) as name:
+def fetch_sources(plan: Plan, target: Path) -> None:
+    """Download what is compiled, and what compiles it, by the locks' hashes. Nothing of it is run."""
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         builders = ["cython", "packaging", "setuptools", "setuptools-scm", "vcs-versioning", "wheel"]
         pip(
             "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", "any",
-            "--python-version", plan.python, "--dest", str(plan.sources),
+            "--python-version", plan.python, "--dest", str(target),
             "--requirement", str(subset(plan.build_lock, builders, folder / "build.lock")),
         )  # fmt: skip
-        # pip prepares the metadata even of what it only downloads, and pycurl asks curl-config for that.
-        curl_config = folder / "curl-config"
-        curl_config.write_text("#!/bin/sh\necho 7.88.1\n")
-        curl_config.chmod(0o755)
+        fetch_archives(subset(plan.lock, plan.compiled, folder / "sources.lock"), target)
+
+
+def fetch_archives(requirements: Path, target: Path) -> None:
+    """Download source archives by their hashes without running their setup.py."""
+    with tempfile.TemporaryDirectory() as name:
+        module = Path(name, "setuptools/build_meta.py")
+        module.parent.mkdir()
+        (module.parent / "__init__.py").touch()
+        module.write_text(METADATA_ONLY)
+        path = os.pathsep.join(filter(None, [name, os.environ.get("PYTHONPATH")]))
         pip(
-            "download", "--no-deps", "--require-hashes", "--no-binary", ",".join(plan.compiled),
-            "--dest", str(plan.sources),
-            "--requirement", str(subset(plan.lock, plan.compiled, folder / "sources.lock")),
-            environment={"PYCURL_CURL_CONFIG": str(curl_config), "PYCURL_SSL_LIBRARY": "openssl",
-                         "PIP_FIND_LINKS": str(plan.sources)},
+            "download", "--no-deps", "--require-hashes", "--no-binary", ":all:", "--no-build-isolation",
+            "--dest", str(target), "--requirement", str(requirements),
+            # Older versions of pip would run setup.py themselves.
+            environment={"PYTHONPATH": path, "PIP_USE_PEP517": "1"},
         )  # fmt: skip
-    (plan.sources / "complete").touch()
-
-
-def whole(wheel: Path) -> bool:
-    """Whether all of a wheel can be read. One whose fetch broke off cannot."""
-    try:
-        with zipfile.ZipFile(wheel) as packed:
-            return packed.testzip() is None
-    except UNREADABLE:
-        return False
 
 
 def unpack(wheel: Path, target: Path) -> None:
-    """Unpack a wheel that is verified by its hash, or built here.
-
-    Raises BundleError where it is damaged.
-    """
-    try:
-        with zipfile.ZipFile(wheel) as packed:
-            packed.extractall(target)  # noqa: S202 - see above
-    except UNREADABLE as error:
-        raise BundleError(f"{wheel} is damaged ({error}): delete it and converge again") from error
+    """Unpack a wheel that is verified by its hash, or built and recorded."""
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(target)  # noqa: S202 - see above
 
 
-def assemble(plan: Plan) -> None:
+def assemble(plan: Plan, built: list[Path]) -> None:
     """Make the bundle from the built wheels, PyPI's wheels and the package."""
-    if plan.bundle.is_file():
-        return
-    if plan.missing():
-        found = ", ".join(path.name for path in plan.built.glob("*.whl")) or "empty"
-        raise BundleError(
-            f"no whole wheel of {', '.join(plan.missing())} for {plan.platform} in {plan.built} ({found}): "
-            "the build host failed (see its own message) or is of another platform. Fix it, or set "
-            f"edge_rotator_build_host to another device with Debian {plan.release} on {plan.machine}; "
-            "then converge again"
-        )
-    with tempfile.TemporaryDirectory(dir=plan.cache) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         downloaded = folder / "wheels"
         platforms = [f"--platform={tag}" for tag in WHEEL_PLATFORMS.get(plan.machine, ["any"])]
@@ -204,7 +196,7 @@ def assemble(plan: Plan) -> None:
             "--requirement", str(subset(plan.lock, plan.wheels, folder / "wheels.lock")),
         )  # fmt: skip
         tree = folder / "tree"
-        for wheel in [*downloaded.glob("*.whl"), *plan.built_wheels()]:
+        for wheel in [*downloaded.glob("*.whl"), *built]:
             unpack(wheel, tree / "lib")
         package = tree / "lib/edge_rotator"
         package.mkdir()
@@ -214,11 +206,13 @@ def assemble(plan: Plan) -> None:
         launcher.parent.mkdir()
         launcher.write_text(plan.launcher)
         launcher.chmod(0o755)
-        fresh = folder / "bundle.tar.gz"
-        with tarfile.open(fresh, "w:gz") as packed_bundle:
-            for path in sorted(tree.rglob("*")):
-                packed_bundle.add(path, str(path.relative_to(tree)), recursive=False, filter=root_owned)
-        fresh.replace(plan.bundle)
+
+        def make(target: Path) -> None:
+            with tarfile.open(target / plan.bundle.name, "w:gz") as packed:
+                for path in sorted(tree.rglob("*")):
+                    packed.add(path, str(path.relative_to(tree)), recursive=False, filter=root_owned)
+
+        keep(plan.folder, make)
 
 
 def root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -227,19 +221,3 @@ def root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uname = member.gname = "root"
     member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
     return member
-
-
-def provide(plan: Plan, state: str) -> None:
-    """Do one step for a platform, while others who need the same one wait.
-
-    Raises BundleError.
-    """
-    plan.cache.mkdir(parents=True, exist_ok=True)
-    if state == "planned" or plan.bundle.is_file():
-        return
-    with (plan.cache / f"{plan.platform}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if state == "sources":
-            fetch_sources(plan)
-        else:
-            assemble(plan)

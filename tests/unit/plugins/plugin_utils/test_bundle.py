@@ -1,98 +1,128 @@
-"""The bundle's plan: what it is named by, what it compiles, what its launcher finds."""
+"""The bundle's plan: what it is named by, what it compiles, what is fetched, what its launcher finds."""
 
+import hashlib
+import io
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils import bundle
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import KeptError, keep
 
 
-def planned(cache: Path, **options: Any) -> bundle.Plan:
+def plan(cache: Path, **options: Any) -> bundle.Plan:
     """Plan for a platform; bookworm on a PC unless said otherwise."""
     device = {"release": "bookworm", "machine": "x86_64", "python": "3.11", "debian_pycurl": False}
     return bundle.Plan(str(cache), **{**device, **options})
 
 
-def plan(cache: Path, **options: Any) -> dict[str, Any]:
-    """What Ansible is told of the plan."""
-    return dict(planned(cache, **options).report())
-
-
 def test_pycurl_is_compiled_unless_it_is_debians(tmp_path: Path) -> None:
-    assert plan(tmp_path)["missing"] == ["pycurl"]
-    debian = plan(tmp_path, debian_pycurl=True)
-    assert debian["missing"] == debian["packages"] == []
+    assert plan(tmp_path).compiled == ["pycurl"]
+    assert plan(tmp_path, debian_pycurl=True).compiled == []
 
 
 def test_32_bit_arm_compiles_what_has_no_wheel(tmp_path: Path) -> None:
-    assert plan(tmp_path, machine="armv7l")["missing"] == ["pycurl", "python-pkcs11"]
-    assert plan(tmp_path, machine="armv7l", debian_pycurl=True)["missing"] == ["python-pkcs11"]
+    assert plan(tmp_path, machine="armv7l").compiled == ["pycurl", "python-pkcs11"]
+    assert plan(tmp_path, machine="armv7l", debian_pycurl=True).compiled == ["python-pkcs11"]
 
 
 def test_variants_and_platforms_have_names_of_their_own(tmp_path: Path) -> None:
     plans = [
-        plan(tmp_path, release=release, machine=machine, python=python, debian_pycurl=pycurl)
+        plan(tmp_path, release=release, machine=machine, python=python, debian_pycurl=pycurl).report()
         for release, python in (("bookworm", "3.11"), ("trixie", "3.13"))
-        for machine in ("x86_64", "aarch64")
+        for machine in ("x86_64", "aarch64", "armv7l")
         for pycurl in (False, True)
     ]
     assert len({found["version"] for found in plans}) == len(plans)
     assert len({found["bundle"] for found in plans}) == len(plans)
-    assert plan(tmp_path) == plan(tmp_path), "the same parts make the same name"
+    assert plan(tmp_path).report() == plan(tmp_path).report(), "the same parts make the same name"
 
 
-def wheel(cache: Path, tags: str) -> Path:
-    """Put a whole wheel of pycurl into the cache of the default platform."""
-    built = Path(plan(cache)["built"])
-    built.mkdir(exist_ok=True)
-    with zipfile.ZipFile(built / f"pycurl-7.45.7-{tags}.whl", "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("pycurl.so", bytes(range(256)) * 4096)
-    return Path(str(packed.filename))
+def test_bundle_that_changed_in_the_cache_is_refused(tmp_path: Path) -> None:
+    planned = plan(tmp_path)
+    keep(planned.folder, lambda target: (target / planned.bundle.name).write_bytes(b"whole"))
+    assert planned.assembled()
+    planned.bundle.write_bytes(b"other")
+    with pytest.raises(KeptError, match=planned.bundle.name):
+        planned.report()
 
 
-def test_built_wheel_is_used(tmp_path: Path) -> None:
-    wheel(tmp_path, "cp311-cp311-linux_x86_64")
-    assert plan(tmp_path)["missing"] == []
+def archive(folder: Path, setup: str) -> str:
+    """Make a source archive with this setup.py as an index would hold it: its digest."""
+    files = {"setup.py": setup, "PKG-INFO": "Metadata-Version: 2.1\nName: hostile\nVersion: 1.0\n"}
+    path = folder / "hostile-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as packed:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"hostile-1.0/{name}")
+            member.size = len(text)
+            packed.addfile(member, io.BytesIO(text.encode()))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a directory that is all that pip knows."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(folder), "CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    return folder
+
+
+def fake_setuptools(folder: Path, trap: Path) -> None:
+    """Put a setuptools, newer than any, into the index that runs what it is asked about and says so."""
+    backend = f"""import os, pathlib
+def get_requires_for_build_wheel(*_): return []
+def prepare_metadata_for_build_wheel(folder, *_):
+    pathlib.Path({str(trap)!r}, "setuptools").touch()
+    exec(pathlib.Path("setup.py").read_text())
+    os.mkdir(folder + "/hostile-1.0.dist-info")
+    pathlib.Path(folder, "hostile-1.0.dist-info/METADATA").write_text(pathlib.Path("PKG-INFO").read_text())
+    return "hostile-1.0.dist-info"
+class __legacy__:
+    prepare_metadata_for_build_wheel = staticmethod(prepare_metadata_for_build_wheel)
+    get_requires_for_build_wheel = staticmethod(get_requires_for_build_wheel)
+"""
+    for name in ("setuptools", "wheel"):
+        with zipfile.ZipFile(folder / f"{name}-999-py3-none-any.whl", "w") as packed:
+            packed.writestr(f"{name}/__init__.py", "")
+            packed.writestr(f"{name}/build_meta.py", backend)
+            information = f"{name}-999.dist-info"
+            packed.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 999\n")
+            packed.writestr(
+                f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            packed.writestr(f"{information}/RECORD", "")
+
+
+def test_nothing_of_a_source_archive_runs_on_the_control_node(tmp_path: Path, index: Path) -> None:
+    trap, target = tmp_path / "trap", tmp_path / "target"
+    trap.mkdir()
+    digest = archive(index, f"import pathlib\npathlib.Path({str(trap)!r}, 'setup').touch()\n")
+    fake_setuptools(index, trap)
+    lock = tmp_path / "lock"
+    lock.write_text(f"hostile==1.0 --hash=sha256:{digest}\n")
+    bundle.fetch_archives(lock, target)
+    assert [path.name for path in target.iterdir()] == ["hostile-1.0.tar.gz"]
+    assert list(trap.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "tags", ["cp313-cp313-linux_x86_64", "cp311-cp311-linux_aarch64", "cp311-cp311-macosx_14_0_x86_64"]
+    ("pin", "said"),
+    [(f" --hash=sha256:{'0' * 64}", "DO NOT MATCH THE HASHES"), ("", "Hashes are required")],
 )
-def test_wheel_of_another_platform_is_built_again(tmp_path: Path, tags: str) -> None:
-    name = wheel(tmp_path, tags).name
-    assert plan(tmp_path)["missing"] == ["pycurl"]
-    with pytest.raises(bundle.BundleError) as refused:
-        bundle.provide(planned(tmp_path), "assembled")
-    assert name in str(refused.value)
-    assert "set edge_rotator_build_host to another device with Debian bookworm on x86_64" in str(
-        refused.value
-    )
-
-
-@pytest.mark.parametrize("harm", ["cut", "empty", "changed", "garbled"])
-def test_damaged_wheel_is_built_again(tmp_path: Path, harm: str) -> None:
-    damaged = wheel(tmp_path, "cp311-cp311-linux_x86_64")
-    whole = damaged.read_bytes()
-    half, data = len(whole) // 2, whole.index(b"pycurl.so") + len("pycurl.so")
-    harmed = {
-        "cut": whole[:half],
-        "empty": b"",
-        "changed": whole[:half] + b"~" * 9 + whole[half + 9 :],
-        "garbled": whole[:data] + b"~" * 9 + whole[data + 9 :],
-    }
-    damaged.write_bytes(harmed[harm])
-    assert plan(tmp_path)["missing"] == ["pycurl"]
-    with pytest.raises(bundle.BundleError, match=damaged.name):
-        bundle.provide(planned(tmp_path), "assembled")
-
-
-def test_damaged_download_is_one_sentence(tmp_path: Path) -> None:
-    damaged = tmp_path / "asn1crypto-1.5.1-py2.py3-none-any.whl"
-    damaged.write_bytes(b"PK")
-    with pytest.raises(bundle.BundleError, match=f"^{damaged} is damaged .*: delete it and converge again$"):
-        bundle.unpack(damaged, tmp_path)
+def test_source_archive_that_is_not_the_locks_is_refused(
+    tmp_path: Path, index: Path, pin: str, said: str
+) -> None:
+    archive(index, "")
+    lock = tmp_path / "lock"
+    lock.write_text(f"hostile==1.0{pin}\n")
+    with pytest.raises(bundle.BundleError, match=said):
+        bundle.fetch_archives(lock, tmp_path / "target")
+    assert not (tmp_path / "target/hostile-1.0.tar.gz").exists()
 
 
 @pytest.mark.parametrize("pycurl", ["bundled", "debian"])
@@ -113,8 +143,3 @@ def test_launcher_puts_debians_packages_last_or_nowhere(tmp_path: Path, pycurl: 
     assert found[0] == str(tree / "lib")
     assert ("/usr/lib/python3/dist-packages" in found) == (pycurl == "debian")
     assert "/usr/lib/python3/dist-packages" not in found[:-1]
-
-
-def test_planning_makes_nothing(tmp_path: Path) -> None:
-    bundle.provide(planned(tmp_path / "cache"), "planned")
-    assert list((tmp_path / "cache").iterdir()) == []

@@ -1,0 +1,125 @@
+"""Nothing that a device makes reaches another: what all run is built, kept and pushed without them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.bundle import Plan
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import keep
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = sorted(
+    [
+        *ROOT.glob("roles/*/tasks/*.yml"),
+        *ROOT.glob("roles/*/handlers/*.yml"),
+        *ROOT.glob("playbooks/**/*.yml"),
+    ]
+)
+# Modules that bring a file from a host to the control node, and the two uses there are: a signing request,
+# which is no program, and what a restore printed.
+FROM_A_HOST = {"fetch", "slurp", "synchronize"}
+ALLOWED = {("enroll.yml", "fetch"), ("restore.yml", "slurp")}
+BUILDS = {"edge_rotator_bundle", "debian_build"}
+COMPILES = re.compile(r"\b(pip3?|gcc|g\+\+|cc|make|cmake|cython|setup\.py|git)\b")
+
+
+def tasks(listed: Any) -> Iterator[dict[str, Any]]:
+    """Every task below, whatever plays and blocks it is in."""
+    for item in listed or []:
+        yield item
+        for key in ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always"):
+            yield from tasks(item.get(key))
+
+
+def used() -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """Every task with its file and its module's short name."""
+    for path in FILES:
+        for task in tasks(yaml.safe_load(path.read_text())):
+            for key in task:
+                if key.count(".") == 2:  # a full name
+                    yield path, key.rsplit(".", 1)[1], task
+
+
+def test_only_known_files_come_from_a_device() -> None:
+    assert {(path.name, module) for path, module, _task in used() if module in FROM_A_HOST} == ALLOWED
+
+
+def test_everything_is_built_on_the_build_host() -> None:
+    found = [task for _path, module, task in used() if module in BUILDS]
+    assert len(found) == len(BUILDS)
+    for task in found:
+        assert re.fullmatch(r"\{\{ \w+_build_host \}\}", task["delegate_to"]), task["name"]
+
+
+def test_no_task_compiles() -> None:
+    for path, module, task in used():
+        if module in {"command", "shell", "pip", "git", "make"}:
+            said = json.dumps(next(value for key, value in task.items() if key.endswith(f".{module}")))
+            assert module in {"command", "shell"}, f"{path}: {task['name']}"
+            assert not COMPILES.search(said), f"{path}: {task['name']}"
+
+
+def play(tmp_path: Path, task: dict[str, Any], **known: Any) -> tuple[int, str]:
+    """Run a task on edge01, one of three hosts: how it ended, and what was said."""
+    inventory, file = tmp_path / "hosts.json", tmp_path / "play.yml"
+    inventory.write_text(
+        json.dumps(
+            {
+                "all": {"vars": {"ansible_connection": "local"}, "hosts": {"builder01": {}}},
+                "edge_devices": {"hosts": {"edge01": {}, "edge02": {}}},
+            }
+        )
+    )
+    file.write_text(json.dumps([{"hosts": "edge01", "gather_facts": False, "vars": known, "tasks": [task]}]))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), f"--inventory={inventory}", file],
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+# Of the three one is in the play, one is a device that --limit left out, and one is none.
+@pytest.mark.parametrize(("host", "refused"), [("edge01", True), ("edge02", True), ("builder01", False)])
+def test_a_device_is_no_build_host(tmp_path: Path, host: str, refused: bool) -> None:
+    names = ("edge_rotator_build_host", "pkcs11_cryptoauthlib_build_host")
+    rules = [
+        rule
+        for role in ("edge_rotator", "pkcs11")
+        for task in yaml.safe_load((ROOT / f"roles/{role}/tasks/preflight.yml").read_text())
+        for rule in task.get("edge_litestream.appliance.preflight", {}).get("rules", [])
+        if any(name in str(rule["that"]) for name in names)
+    ]
+    task = {"edge_litestream.appliance.preflight": {"rules": rules}}
+    code, said = play(tmp_path, task, **dict.fromkeys(names, host))
+    assert (code != 0) == refused, said
+    for name in names:
+        assert (f"{name} is '{host}', which is a device" in said) == refused
+
+
+@pytest.mark.parametrize("harmed", ["wheel", "bundle"])
+def test_what_changed_in_the_cache_is_not_pushed(tmp_path: Path, harmed: str) -> None:
+    platform = {"release": "bookworm", "machine": "x86_64", "python": "3.11", "debian_pycurl": False}
+    plan = Plan(str(tmp_path / "cache"), **platform)
+    directory = plan.built if harmed == "wheel" else plan.folder
+    keep(directory, lambda target: (target / "part").write_bytes(b"made by the builder"))
+    (directory / "part").write_bytes(b"planted")
+    task = {
+        "edge_litestream.appliance.edge_rotator_bundle": {"cache": str(plan.cache), "platform": platform},
+        "delegate_to": "localhost",
+    }
+    code, said = play(tmp_path, task)
+    assert code != 0
+    assert f"{directory} is not as it was made: part" in said
+    assert "delete the directory" in said
+    assert not plan.bundle.exists()
