@@ -388,16 +388,40 @@ def databases(config: Config) -> list[str]:
     return [str(database["path"]) for database in config.get("dbs", []) if "path" in database]
 
 
-def directories(config: Config) -> list[str]:
-    """Directories that Litestream writes in, each once: of the databases, and of its own files elsewhere."""
-    return list(
-        dict.fromkeys(
-            _directory(key, database[key])
-            for database in config.get("dbs", [])
-            for key in _PATHS
-            if key in database
+def groups_of(config: Config, named: dict[str, str], default: str) -> dict[str, str]:
+    """Each directory that Litestream writes in, for databases or its own files, and its group.
+
+    The group is the one that is named for it, or for its database's directory, or the default.
+
+    Raises ValueError, which says what to write, where applications would share a group unasked.
+    """
+    named = {directory.rstrip("/") or "/": group for directory, group in named.items()}
+    groups: dict[str, str] = {}
+    unnamed = ""
+    for number, database in enumerate(config["dbs"]):
+        where = f"litestream_config.dbs[{number}]"
+        key = "path" if "path" in database else "dir"
+        main = _directory(key, database[key])
+        if main not in named and main != (unnamed := unnamed or main):
+            raise ValueError(
+                f"{where}.{key} is '{database[key]}', and {unnamed} is of the group '{default}', too: name "
+                f"the group of {main} in litestream_data_groups, the same one if one application has both"
+            )
+        for place in (key, "meta-path", "meta-dir"):
+            if place in database:
+                directory = _directory(place, database[place])
+                group = named.get(directory, named.get(main, default))
+                if groups.setdefault(directory, group) != group:
+                    raise ValueError(
+                        f"{where}.{place} is '{database[place]}', for the groups '{groups[directory]}' and "
+                        f"'{group}': use a directory of its own"
+                    )
+    if unknown := sorted(set(named) - set(groups)):
+        raise ValueError(
+            f"litestream_data_groups names {unknown[0]}, where litestream_config has nothing: remove it, "
+            f"or correct it (there are {', '.join(groups)})"
         )
-    )
+    return groups
 
 
 def searches(config: Config) -> list[Config]:

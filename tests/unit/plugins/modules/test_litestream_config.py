@@ -320,14 +320,53 @@ def test_whatever_litestream_writes_in_is_known() -> None:
             {"dir": "/srv/more/", "pattern": "*.db", "recursive": True, "meta-dir": "/var/lib/meta/more"},
         ]
     }
-    assert ls.directories(config) == [
-        "/var/lib/app",
-        "/var/lib/meta/a",
-        "/srv/more",
-        "/var/lib/meta/more",
-    ]
-    assert ls.directories({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}) == ["/"]
+    assert ls.groups_of(config, {"/srv/more/": "more", "/var/lib/meta/a": "meta"}, "data") == {
+        "/var/lib/app": "data",
+        "/var/lib/meta/a": "meta",
+        "/srv/more": "more",
+        "/var/lib/meta/more": "more",
+    }
+    assert list(ls.groups_of({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}, {}, "data")) == ["/"]
     assert ls.databases(config) == ["/var/lib/app/a.db", "/var/lib/app/b.db"]
+
+
+TWO = {"dbs": [{"path": "/srv/a/a.db"}, {"path": "/srv/a/b.db"}, {"dir": "/srv/b", "pattern": "*.db"}]}
+
+
+@pytest.mark.parametrize(
+    ("config", "named", "said"),
+    [
+        (
+            TWO,
+            {},
+            r"dbs\[2\].dir is '/srv/b', and /srv/a is of the group 'data', too: name the group of /srv/b",
+        ),
+        (TWO, {"/srv/b": "b", "/srv/c": "c"}, "litestream_data_groups names /srv/c, where"),
+        (
+            {"dbs": [{"path": "/srv/a/a.db", "meta-path": "/srv/b"}, {"path": "/srv/b/b.db"}]},
+            {"/srv/a": "a", "/srv/b": "b"},
+            "",
+        ),
+        (
+            {"dbs": [{"path": f"/srv/{name}/x.db", "meta-path": "/srv/meta"} for name in "ab"]},
+            {"/srv/a": "a", "/srv/b": "b"},
+            "meta-path is '/srv/meta', for the groups 'a' and 'b'",
+        ),
+    ],
+)
+def test_applications_share_a_group_only_where_it_is_said(
+    config: dict[str, Any], named: dict[str, str], said: str
+) -> None:
+    if said:
+        with pytest.raises(ValueError, match=said):
+            ls.groups_of(config, named, "data")
+    else:
+        assert ls.groups_of(config, named, "data") == named
+
+
+def test_directories_of_one_application_share_a_group_that_is_named() -> None:
+    assert ls.groups_of(TWO, {"/srv/b": "b"}, "data") == {"/srv/a": "data", "/srv/b": "b"}
+    assert ls.groups_of(TWO, {"/srv/b": "data"}, "data") == {"/srv/a": "data", "/srv/b": "data"}
 
 
 def test_the_files_beside_a_database_are_searched_with_it() -> None:
@@ -365,10 +404,11 @@ def test_a_stop_may_take_as_long_as_the_last_syncs(timeout: str | None, database
 
 
 def test_one_call_tells_all_that_follows() -> None:
-    told = plan(GOOD, "0.5.17", 0, "edge01/", True, "/run/s")
+    told = plan(GOOD, "0.5.17", 0, "edge01/", True, "/run/s", {}, "data")
     assert told["config"] == ls.render(GOOD, "0.5.17", 0, "/run/s")
     assert told["databases"] == ["/var/lib/app/app.db"]
     assert told["directories"] == ["/var/lib/app"]
+    assert told["groups"] == {"/var/lib/app": "data"}
     assert told["searches"] == ls.searches(GOOD)
     assert (told["stop_timeout"], told["problems"], told["changed"]) == (45, [], False)
     assert "failed" not in told
@@ -376,10 +416,11 @@ def test_one_call_tells_all_that_follows() -> None:
 
 def test_every_problem_is_in_the_failure() -> None:
     bad = changed("snapshots", value={}, base=changed("dbs", 0, "path", value="app.db"))
-    told = plan(bad, "0.5.17", 0, "edge01/", True, "")
+    told = plan(bad, "0.5.17", 0, "edge01/", True, "", {}, "data")
     assert told["failed"]
     assert len(told["problems"]) == 2
     assert told["msg"].splitlines() == told["problems"]
+    assert "names /srv/x" in plan(GOOD, "0.5.17", 0, "", True, "", {"/srv/x": "x"}, "data")["msg"]
 
 
 REPLICA = {"bucket": "b", "path": "edge01/more/"}
