@@ -142,7 +142,8 @@ def read(path: str) -> bytes | None:
     """Read a regular file; None for anything else, or where there is nothing."""
     try:
         with parent(path) as (directory, name), open(descriptors.open_file(name, directory), "rb") as file:
-            return file.read()
+            content: bytes = file.read()
+            return content
     except (FileNotFoundError, descriptors.UnsafeError):
         return None
 
@@ -151,7 +152,7 @@ def differs(entry: dict[str, Any]) -> bool:
     """Whether a file's content has to be written."""
     if entry["state"] != "file" or entry["content"] is None:
         return False
-    return read(entry["path"]) != entry["content"].encode()
+    return bool(read(entry["path"]) != entry["content"].encode())
 
 
 def validated(module: AnsibleModule, entry: dict[str, Any]) -> bool:
@@ -216,11 +217,11 @@ def exists(module: AnsibleModule, entry: dict[str, Any]) -> bool:
             finally:
                 os.close(descriptor)
     except FileNotFoundError:
-        if module.check_mode:
-            return True
-        module.fail_json(msg=f"{entry['path']} is not there")
+        if not module.check_mode:
+            module.fail_json(msg=f"{entry['path']} is not there")
     except descriptors.UnsafeError as error:
         module.fail_json(msg=f"{entry['path']}: {error}")
+    return True
 
 
 def apply(module: AnsibleModule, entry: dict[str, Any], fresh: bool, diff: list[dict[str, str]]) -> bool:
