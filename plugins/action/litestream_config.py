@@ -24,16 +24,31 @@ class ActionModule(ActionBase):
                 "prefix": {"type": "str", "default": ""},
                 "managed": {"type": "bool", "default": True},
                 "socket": {"type": "str", "default": ""},
+                "groups": {"type": "dict", "default": {}},
+                "group": {"type": "str", "default": "edge-data"},
             }
         )
         return plan(**args)
 
 
 def plan(
-    config: Any, version: str, restart_interval: int, prefix: str, managed: bool, socket: str
+    config: Any,
+    version: str,
+    restart_interval: int,
+    prefix: str,
+    managed: bool,
+    socket: str,
+    groups: dict[str, str],
+    group: str,
 ) -> dict[str, Any]:
     """Return all that follows from a configuration, or its problems."""
     problems = ls.check(config, version, restart_interval, prefix, managed)
+    shared: dict[str, str] = {}
+    if not problems:
+        try:
+            shared = ls.groups_of(config, groups, group)
+        except ValueError as error:
+            problems = [str(error)]
     if problems:
         return {"failed": True, "changed": False, "problems": problems, "msg": "\n".join(problems)}
     return {
@@ -41,7 +56,8 @@ def plan(
         "problems": [],
         "config": ls.render(config, version, restart_interval, socket),
         "databases": ls.databases(config),
-        "directories": ls.directories(config),
+        "directories": list(shared),
+        "groups": shared,
         "searches": ls.searches(config),
         "stop_timeout": ls.stop_timeout(config),
     }

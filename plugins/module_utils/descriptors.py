@@ -24,11 +24,28 @@ def only_roots(info: os.stat_result) -> bool:
     return info.st_uid in (0, os.geteuid()) and not info.st_mode & _OTHERS_WRITE
 
 
-def open_directory(path: str, create: bool = False) -> int:
+def _roots_name(directory: int, inner: int | None, path: str) -> None:
+    """Raise UnsafeError where others than root could exchange what is, or will be, in a directory.
+
+    In a sticky directory nobody but its owner can exchange what root owns.
+    """
+    here = os.fstat(directory)
+    owned = inner is not None and os.fstat(inner).st_uid in (0, os.geteuid())
+    sticky = here.st_uid in (0, os.geteuid()) and here.st_mode & stat.S_ISVTX and owned
+    if not only_roots(here) and not sticky:
+        name = os.readlink(f"/proc/self/fd/{directory}")
+        raise UnsafeError(
+            f"{path} is below {name}, whose owner or group could put something else in its place: "
+            f"have {name} belong to root and writable for nobody else, or choose another path"
+        )
+
+
+def open_directory(path: str, create: bool = False, roots: bool = False) -> int:
     """Open a directory, name by name. The caller closes the descriptor.
 
-    A link is followed where root alone could have made it, else UnsafeError is raised. With `create`
-    what is missing is made, with mode 0755. Raises FileNotFoundError and other OSErrors.
+    A link is followed where root alone could have made it, else UnsafeError is raised; with `roots` it
+    is raised for every directory above that others than root can change. With `create` what is missing
+    is made, with mode 0755. Raises FileNotFoundError and other OSErrors.
     """
     names = [name for name in path.split("/") if name]
     here = os.open("/", _DIRECTORY)
@@ -39,6 +56,8 @@ def open_directory(path: str, create: bool = False) -> int:
             try:
                 inner = os.open(name, _DIRECTORY, dir_fd=here)
             except FileNotFoundError:
+                if roots:
+                    _roots_name(here, None, path)
                 if not create:
                     raise
                 os.mkdir(name, 0o755, dir_fd=here)
@@ -50,8 +69,12 @@ def open_directory(path: str, create: bool = False) -> int:
                 target = _link(here, name, path)
                 names = [part for part in target.split("/") if part] + names
                 inner = os.open("/", _DIRECTORY) if target.startswith("/") else os.dup(here)
-            os.close(here)
-            here = inner
+            above, here = here, inner
+            try:
+                if roots:
+                    _roots_name(above, here, path)
+            finally:
+                os.close(above)
     except BaseException:
         os.close(here)
         raise
@@ -71,10 +94,22 @@ def _link(directory: int, name: str, path: str) -> str:
     return os.readlink(name, dir_fd=directory)
 
 
+def open_inner(name: str, directory: int) -> int:
+    """Open a directory in another one. The caller closes the descriptor.
+
+    Raises UnsafeError when it is a link or no directory; FileNotFoundError.
+    """
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=directory)
+    except NotADirectoryError as error:
+        raise UnsafeError("it is a link or a file, no directory: move it away") from error
+
+
 def open_file(name: str, directory: int) -> int:
     """Open a regular file that has this one name. The caller closes the descriptor.
 
-    Raises UnsafeError when it is a link, has other names or is no regular file; FileNotFoundError.
+    Raises UnsafeError when it is a link, has other names, is exchanged meanwhile or is no regular file;
+    FileNotFoundError.
     """
     try:
         file = os.open(name, _FILE, dir_fd=directory)
@@ -83,9 +118,17 @@ def open_file(name: str, directory: int) -> int:
             raise UnsafeError("it is a link or a socket, no regular file") from error
         raise
     info = os.fstat(file)
-    if stat.S_ISREG(info.st_mode) and info.st_nlink == 1:
+    try:
+        # A second name that was removed since the file was opened is not in its count any more.
+        same = os.path.samestat(info, os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except OSError:
+        os.close(file)
+        raise
+    if stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and same:
         return file
     os.close(file)
+    if not same:
+        raise UnsafeError("it was exchanged while it was looked at")
     raise UnsafeError("it has another name, too" if stat.S_ISREG(info.st_mode) else "it is no regular file")
 
 

@@ -4,7 +4,8 @@
 
 Litestream ignores unknown keys silently and runs on with an empty `dbs`; what is wrong must be found here.
 The keys are those of Litestream 0.5.17 and 0.3.13, read from the YAML tags of their configuration
-types; `age` is left out of 0.5, which ends with an error when it finds it.
+types; `age` is left out of 0.5, which ends with an error when it finds it. Keys of other stores than S3
+are left out, since the rotator's credentials are for S3 alone.
 """
 
 from __future__ import annotations
@@ -23,25 +24,21 @@ _SETTINGS_05 = {
     "region", "bucket", "endpoint", "force-path-style", "sign-payload", "sign-accept-encoding",
     "require-content-md5", "skip-verify", "storage-class", "part-size", "concurrency",
     "sse-customer-algorithm", "sse-customer-key-path", "sse-kms-key-id",
-    "account-name", "host", "user", "key-path", "concurrent-writes", "host-key",
-    "webdav-url", "webdav-username", "creds", "username", "tls", "root-cas", "client-cert",
-    "client-key", "max-reconnects", "reconnect-wait", "timeout",
 }  # fmt: skip
 _LOGGING = {"level", "type", "stderr"}
 _NESTED: dict[str, dict[str, set[str]]] = {
     "0.3": {"logging": _LOGGING},
     "0.5": {
         "logging": _LOGGING | {"source"},
-        "socket": {"enabled", "path", "permissions"},
         "snapshot": {"interval", "retention"},
         "retention": {"enabled"},
         "validation": {"interval"},
     },
 }
 _TOP = {
-    "0.3": {"addr", "dbs", "exec", "logging"},
+    "0.3": {"addr", "dbs", "logging"},
     "0.5": _SETTINGS_05 | {
-        "addr", "dbs", "exec", "logging", "mcp-addr", "socket", "levels", "snapshot", "retention",
+        "addr", "dbs", "logging", "levels", "snapshot", "retention",
         "validation", "l0-retention", "l0-retention-check-interval", "shutdown-sync-timeout",
         "shutdown-sync-interval", "heartbeat-url", "heartbeat-interval", "verify-compaction",
     },
@@ -61,7 +58,7 @@ _REPLICA = {
     "0.3": {
         "type", "name", "path", "url", "retention", "retention-check-interval", "sync-interval",
         "snapshot-interval", "validation-interval", "region", "bucket", "endpoint",
-        "force-path-style", "skip-verify", "account-name", "host", "user", "key-path", "age",
+        "force-path-style", "skip-verify", "age",
     },
     "0.5": _SETTINGS_05 | {"type", "name", "path", "url"},
 }  # fmt: skip
@@ -69,6 +66,16 @@ _SECRETS = {
     "access-key-id", "secret-access-key", "session-token", "account-key", "password", "sas-token",
     "jwt", "seed", "nkey", "token", "sse-customer-key", "webdav-password", "identities",
 }  # fmt: skip
+# What Litestream is able to do and the appliance does not let it, at the top level.
+_REFUSED = {
+    "exec": "it would have the credentials in its environment or reach; run it by a unit of its own",
+    "mcp-addr": "it obeys whoever reaches the port",
+    "socket": "the role sets it, since whoever reaches it can have any database replicated to any place",
+}
+_USERINFO = re.compile(r"(\w+:)?(//)?[^/\s]*@")
+_URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]*)/([^\s?#%@\\]*)")
+_ENDPOINT = re.compile(r"https://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?/?")
+_LOOPBACK = re.compile(r"(127(\.\d{1,3}){3}|localhost|\[::1\]):\d{1,5}")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_KEYS = re.compile(r"(interval|retention|timeout)$")
 _DEFAULTS_05: Config = {
@@ -83,11 +90,16 @@ _PATHS = ("path", "dir", "meta-path", "meta-dir")
 _OF_DIR = {"pattern", "recursive", "watch", "meta-dir"}  # ignored with `path`, or the end of Litestream
 # A unit file splits, unquotes or expands these; Litestream expands `$` and shortens the rest.
 _MISREAD = re.compile(r"[\s\"'\\%$]|//|/\.{1,2}(/|$)")
+_PATTERN = re.compile(r"(?!None$)[^/\x00-\x1f]+")
 _PRIVATE = re.compile(r"/(var/)?tmp(/.*)?")  # Litestream's unit has its own
 # Directories that are not one application's: 2770 for its group would lock others out, or let it in.
 _SHARED = re.compile(
-    r"/[^/]*|/(bin|boot|dev|etc|lib(x?32|64)?|proc|run|sbin|sys|tmp|usr)/.*|/home/[^/]+"
+    r"/[^/]*|/(bin|boot|dev|etc|lib(x?32|64)?|lost\+found|proc|root|run|sbin|sys|tmp|usr)/.*"
+    r"|/home/[^/]+(/\..*)?|(/.*)?/\.(ssh|gnupg)(/.*)?|/opt/(edge-rotator|litestream)(/.*)?"
     r"|/var/(backups|cache|lib|local|log|mail|opt|spool)|/var/(lock|run|tmp)(/.*)?"
+    r"|/var/(cache|log)/(apt|debconf|journal|private)(/.*)?|/var/spool/(anacron|cron)(/.*)?"
+    r"|/var/lib/(apt|cloud|containers|dbus|docker|dpkg|edge-rotator|edge-token|misc|NetworkManager|pam"
+    r"|polkit-1|private|python|softhsm|sudo|systemd|ucf)(/.*)?"
 )
 _BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
 _STALE = 300.0  # s; `edge-rotator status` warns of a database that was synced longer ago
@@ -114,37 +126,51 @@ def replicas_of(database: Config) -> list[Config]:
     return [replica for replica in found if isinstance(replica, dict)]
 
 
-def location(replica: Config) -> tuple[str, str]:
-    """Bucket and path of a replica, from its `url` or from its keys."""
+def location(replica: Config, top: Config) -> tuple[str, str]:
+    """Bucket and path of a replica, from its `url`, its keys or the defaults at the `top` level."""
     if replica.get("url"):
-        match = re.fullmatch(r"(\w+)://([^/]+)/?(.*)", str(replica["url"]))
-        return (match[2], match[3].strip("/")) if match else ("", "")
-    return str(replica.get("bucket", "")), str(replica.get("path", "")).strip("/")
+        match = _URL.fullmatch(str(replica["url"]))
+        return (match[1], match[2].strip("/")) if match else ("", "")
+    return str(replica.get("bucket") or top.get("bucket", "")), str(replica.get("path", "")).strip("/")
 
 
 def _unknown(where: str, keys: set[str], allowed: set[str], version: str) -> list[str]:
     return [
-        f"{where}.{key} is not a key of Litestream {version}: remove it or correct it "
+        f"{where}.{key} is not a key of Litestream {version} with S3: remove it or correct it "
         f"(known here: {', '.join(sorted(allowed))})"
         for key in sorted(keys - allowed - _SECRETS)
     ]
 
 
+def _value(here: str, key: str, value: object) -> str:
+    """Say what is wrong with one value, wherever it stands; empty where nothing is."""
+    text = value if isinstance(value, str) else ""
+    if key in _SECRETS or (key.endswith(("url", "endpoint")) and _USERINFO.match(text)):
+        return (
+            f"{here} (value hidden) puts a secret into litestream.yml: remove it, "
+            "the rotator delivers the credentials"
+        )
+    if "$" in text and key not in _PATHS:
+        return f"{here} is '{value}', and Litestream replaces what follows '$': write it out"
+    if key == "skip-verify" and value is not False:
+        return f"{here} is '{value}': S3 has to prove itself, remove it; litestream_ca_file takes a CA's file"
+    if key == "endpoint" and not _ENDPOINT.fullmatch(str(value)):
+        return f"{here} is '{value}': data goes by TLS alone, write https://HOST or https://HOST:PORT"
+    if _DURATION_KEYS.search(key) and seconds(value) is None:
+        return f"{here} is '{value}': write a duration with its unit, like 10s"
+    return ""
+
+
 def _walk(where: str, node: object) -> list[str]:
-    """Secrets and malformed durations, wherever they stand."""
+    """Values that are wrong wherever they stand."""
     problems: list[str] = []
     if isinstance(node, dict):
         for key, value in node.items():
             here = f"{where}.{key}"
-            if key in _SECRETS:
-                problems.append(
-                    f"{here} (value hidden) puts a secret into litestream.yml: remove it, "
-                    "the rotator delivers the credentials"
-                )
-            elif isinstance(value, dict | list):
+            if isinstance(value, dict | list) and key not in _SECRETS:
                 problems += _walk(here, value)
-            elif _DURATION_KEYS.search(str(key)) and seconds(value) is None:
-                problems.append(f"{here} is '{value}': write a duration with its unit, like 10s")
+            elif problem := _value(here, str(key), value):
+                problems.append(problem)
     elif isinstance(node, list):
         for index, value in enumerate(node):
             problems += _walk(f"{where}[{index}]", value)
@@ -183,9 +209,9 @@ def _paths(where: str, database: Config, managed: bool) -> list[str]:
             )
     if "path" not in database and "dir" not in database:
         problems.append(f"{where} has no path: give the absolute path of the SQLite file")
-    elif "dir" in database and ("path" in database or not database.get("pattern")):
+    elif "dir" in database and ("path" in database or not _PATTERN.fullmatch(str(database.get("pattern")))):
         problems.append(
-            f"{where}.dir is '{database['dir']}': give a pattern, like '*.db', and no path beside it"
+            f"{where}.dir is '{database['dir']}': give a pattern of names, like '*.db', and no path beside it"
         )
     elif "dir" not in database:
         problems += [
@@ -195,7 +221,41 @@ def _paths(where: str, database: Config, managed: bool) -> list[str]:
     return problems
 
 
-def _database(where: str, database: Config, version: str, prefix: str, managed: bool) -> list[str]:
+def _replica(where: str, replica: Config, top: Config, version: str, prefix: str) -> list[str]:
+    """Say what is wrong with a replica: its keys, its store, its place."""
+    problems = _unknown(where, set(replica), _REPLICA[series(version)], version)
+    url = str(replica.get("url") or "")
+    if ("type" in replica or not url) and replica.get("type") != "s3":
+        problems.append(
+            f"{where}.type is '{replica.get('type', '')}': write s3, the credentials reach nothing else"
+        )
+    if url and (replica.get("path") or replica.get("bucket") or top.get("bucket")):
+        problems.append(f"{where} has a url, and path or bucket too: Litestream takes the one or the others")
+    if url and not _URL.fullmatch(url):
+        # Not repeated: it may hold a secret.
+        return [
+            *problems,
+            f"{where}.url is not s3://BUCKET/PATH: write that, without user, port and options; "
+            "region, endpoint and the like stand as keys beside it",
+        ]
+    bucket, path = location(replica, top)
+    if not bucket or not path:
+        problems.append(
+            f"{where} names bucket '{bucket}' and path '{path}': give both, by url or by bucket and path"
+        )
+    elif "$" in path or {"", ".", ".."} & set(path.split("/")):
+        problems.append(f"{where} has path '{path}': write it without '$', '//', '.' and '..'")
+    elif prefix and not f"{path}/".startswith(prefix):
+        problems.append(
+            f"{where} has path '{path}': start it with '{prefix}', "
+            "the only prefix this device's credentials reach"
+        )
+    return problems
+
+
+def _database(
+    where: str, database: Config, top: Config, version: str, prefix: str, managed: bool
+) -> list[str]:
     kind = series(version)
     problems = _unknown(where, set(database), _DATABASE[kind], version)
     problems += _paths(where, database, managed)
@@ -204,18 +264,7 @@ def _database(where: str, database: Config, version: str, prefix: str, managed: 
         want = "exactly one replica" if kind == "0.5" else "at least one replica"
         problems.append(f"{where} has {len(replicas)} replicas: Litestream {version} takes {want}")
     for index, replica in enumerate(replicas):
-        here = f"{where}.replica[{index}]"
-        problems += _unknown(here, set(replica), _REPLICA[kind], version)
-        bucket, path = location(replica)
-        if not bucket or not path:
-            problems.append(
-                f"{here} names bucket '{bucket}' and path '{path}': give both, by url or by bucket and path"
-            )
-        elif prefix and not f"{path}/".startswith(prefix):
-            problems.append(
-                f"{here} has path '{path}': start it with '{prefix}', "
-                "the only prefix this device's credentials reach"
-            )
+        problems += _replica(f"{where}.replica[{index}]", replica, top, version, prefix)
     return problems
 
 
@@ -270,14 +319,19 @@ def check(
     kind = series(version)
     if kind not in _TOP:
         return [f"litestream_version is '{version}': versions 0.3 and 0.5 are known here"]
-    problems = _unknown("litestream_config", set(config), _TOP[kind], version)
+    problems = _unknown("litestream_config", set(config) - set(_REFUSED), _TOP[kind], version)
+    problems += [
+        f"litestream_config.{key} is not for the appliance: {why}; remove it"
+        for key, why in _REFUSED.items()
+        if key in config
+    ]
     for key, allowed in _NESTED[kind].items():
         if isinstance(config.get(key), dict):
             problems += _unknown(f"litestream_config.{key}", set(config[key]), allowed, version)
         elif key in config:
             problems.append(f"litestream_config.{key} is '{config[key]}': write a mapping")
     problems += _walk("litestream_config", config)
-    if not str(config.get("addr", "127.0.0.1:")).startswith(("127.", "localhost:", "[::1]:")):
+    if config.get("addr") and not _LOOPBACK.fullmatch(str(config["addr"])):
         problems.append(
             f"litestream_config.addr is '{config['addr']}': metrics and pprof stay on loopback, "
             "use 127.0.0.1:PORT"
@@ -292,14 +346,14 @@ def check(
         if not isinstance(database, dict):
             problems.append(f"{where} is '{database}': write a mapping with path and replica")
             continue
-        problems += _database(where, database, version, prefix, managed)
+        problems += _database(where, database, config, version, prefix, managed)
         path = str(database.get("path") or database.get("dir"))
         if path in paths:
             problems.append(f"{where}.path '{path}' is also that of {paths[path]}: name it once")
         paths[path] = where
         for replica in replicas_of(database):
-            place = location(replica)
-            if place in seen:
+            place = location(replica, config)
+            if place in seen and all(place):
                 problems.append(
                     f"{where} replicates to '{place[0]}/{place[1]}', as {seen[place]} does: "
                     "two databases with one replica path destroy each other, give each its own"
@@ -311,14 +365,13 @@ def check(
 def render(config: Config, version: str, restart_interval: float = 0, socket: str = "") -> Config:
     """Make the configuration that is written: the operator's over the defaults of the version's series.
 
-    0.5: few LIST requests when idle, metrics on loopback, control socket for the litestream group.
+    0.5: few LIST requests when idle, metrics on loopback, control socket for Litestream's user alone.
     0.3: where rotation restarts Litestream, retention is checked well within the time between restarts.
     """
     if series(version) == "0.5":
-        control = {"enabled": True, "path": socket, "permissions": 0o660}
+        control = {"enabled": True, "path": socket, "permissions": 0o600}
         merged = {**_DEFAULTS_05, "socket": control, **config}
         merged["snapshot"] = {**_DEFAULTS_05["snapshot"], **config.get("snapshot", {})}
-        merged["socket"] = {**control, **config.get("socket", {})}
         return merged
     merged = {"addr": "127.0.0.1:9090", **config}
     if restart_interval:
@@ -335,16 +388,40 @@ def databases(config: Config) -> list[str]:
     return [str(database["path"]) for database in config.get("dbs", []) if "path" in database]
 
 
-def directories(config: Config) -> list[str]:
-    """Directories that Litestream writes in, each once: of the databases, and of its own files elsewhere."""
-    return list(
-        dict.fromkeys(
-            _directory(key, database[key])
-            for database in config.get("dbs", [])
-            for key in _PATHS
-            if key in database
+def groups_of(config: Config, named: dict[str, str], default: str) -> dict[str, str]:
+    """Each directory that Litestream writes in, for databases or its own files, and its group.
+
+    The group is the one that is named for it, or for its database's directory, or the default.
+
+    Raises ValueError, which says what to write, where applications would share a group unasked.
+    """
+    named = {directory.rstrip("/") or "/": group for directory, group in named.items()}
+    groups: dict[str, str] = {}
+    unnamed = ""
+    for number, database in enumerate(config["dbs"]):
+        where = f"litestream_config.dbs[{number}]"
+        key = "path" if "path" in database else "dir"
+        main = _directory(key, database[key])
+        if main not in named and main != (unnamed := unnamed or main):
+            raise ValueError(
+                f"{where}.{key} is '{database[key]}', and {unnamed} is of the group '{default}', too: name "
+                f"the group of {main} in litestream_data_groups, the same one if one application has both"
+            )
+        for place in (key, "meta-path", "meta-dir"):
+            if place in database:
+                directory = _directory(place, database[place])
+                group = named.get(directory, named.get(main, default))
+                if groups.setdefault(directory, group) != group:
+                    raise ValueError(
+                        f"{where}.{place} is '{database[place]}', for the groups '{groups[directory]}' and "
+                        f"'{group}': use a directory of its own"
+                    )
+    if unknown := sorted(set(named) - set(groups)):
+        raise ValueError(
+            f"litestream_data_groups names {unknown[0]}, where litestream_config has nothing: remove it, "
+            f"or correct it (there are {', '.join(groups)})"
         )
-    )
+    return groups
 
 
 def searches(config: Config) -> list[Config]:

@@ -11,6 +11,7 @@ description:
     M(ansible.builtin.file)
     would do in two steps for each file.
   - Every new content is validated before the first file is written.
+  - No link is followed where a path ends, and on the way there only one that nobody but root could have made.
 options:
   files:
     description: The files, in the order in which they are written.
@@ -82,16 +83,20 @@ paths:
   returned: always
 """
 
+import contextlib
 import grp
 import os
 import pwd
+import secrets
 import shlex
 import shutil
+import stat
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors
 
 
 def known(entry: dict[str, Any]) -> bool:
@@ -106,21 +111,48 @@ def known(entry: dict[str, Any]) -> bool:
     return True
 
 
-def attributes(module: AnsibleModule, entry: dict[str, Any], path: str) -> bool:
-    """Set owner, group and mode where they differ; tell whether they did."""
+@contextlib.contextmanager
+def parent(path: str, create: bool = False) -> Iterator[tuple[int, str]]:
+    """Directory of a path, open, and the name in it. Raises FileNotFoundError, UnsafeError."""
+    above, name = os.path.split(path.rstrip("/"))
+    directory = descriptors.open_directory(above, create)
+    try:
+        yield directory, name
+    finally:
+        os.close(directory)
+
+
+def attributes(module: AnsibleModule, entry: dict[str, Any], descriptor: int) -> bool:
+    """Set owner, group and mode of what is open where they differ; tell whether they did."""
     if module.check_mode and not known(entry):
         return True
-    wanted = {name: entry[name] or None for name in ("owner", "group", "mode")}
-    arguments = module.load_file_common_arguments({**wanted, "path": path})
-    return bool(module.set_fs_attributes_if_different(arguments, False))
+    info = os.fstat(descriptor)
+    user = pwd.getpwnam(entry["owner"]).pw_uid if entry["owner"] else info.st_uid
+    group = grp.getgrnam(entry["group"]).gr_gid if entry["group"] else info.st_gid
+    mode = int(entry["mode"], 8)
+    if (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (user, group, mode):
+        return False
+    if not module.check_mode:
+        os.fchown(descriptor, user, group)
+        os.fchmod(descriptor, mode)
+    return True
+
+
+def read(path: str) -> bytes | None:
+    """Read a regular file; None for anything else, or where there is nothing."""
+    try:
+        with parent(path) as (directory, name), open(descriptors.open_file(name, directory), "rb") as file:
+            content: bytes = file.read()
+            return content
+    except (FileNotFoundError, descriptors.UnsafeError):
+        return None
 
 
 def differs(entry: dict[str, Any]) -> bool:
     """Whether a file's content has to be written."""
     if entry["state"] != "file" or entry["content"] is None:
         return False
-    path = Path(entry["path"])
-    return path.is_symlink() or not path.is_file() or path.read_bytes() != entry["content"].encode()
+    return bool(read(entry["path"]) != entry["content"].encode())
 
 
 def validated(module: AnsibleModule, entry: dict[str, Any]) -> bool:
@@ -138,66 +170,74 @@ def validated(module: AnsibleModule, entry: dict[str, Any]) -> bool:
     return True
 
 
-def write(module: AnsibleModule, entry: dict[str, Any]) -> None:
+def write(module: AnsibleModule, entry: dict[str, Any], directory: int, name: str) -> None:
     """Put the content into its place, whole or not at all, with owner and mode from the first moment."""
-    handle, name = tempfile.mkstemp(dir=Path(entry["path"]).parent, prefix=".ansible-")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    temporary = f".ansible-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
+        try:
+            attributes(module, entry, file.fileno())
             file.write(entry["content"].encode())
             file.flush()
             os.fsync(file.fileno())
-        attributes(module, entry, name)
-        Path(name).replace(entry["path"])
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(temporary, dir_fd=directory)
+            raise
 
 
-def remove(module: AnsibleModule, path: Path) -> bool:
+def remove(module: AnsibleModule, path: str) -> bool:
     """Remove whatever is there; a link itself, never what it points to."""
-    if not path.is_symlink() and not path.exists():
+    try:
+        with parent(path) as (directory, name):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if module.check_mode:
+                return True
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(name, dir_fd=directory)
+            else:
+                os.unlink(name, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    if not module.check_mode:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
     return True
 
 
-def text(path: str) -> str:
-    """Read what a file holds, for the diff."""
+def exists(module: AnsibleModule, entry: dict[str, Any]) -> bool:
+    """Bring a directory, or the attributes of a file, into their state; tell whether they were not."""
+    make = entry["state"] == "directory"
     try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
+        with parent(entry["path"], create=make and not module.check_mode) as (directory, name):
+            missing = make and name not in os.listdir(directory)
+            if missing and not module.check_mode:
+                os.mkdir(name, 0o700, dir_fd=directory)
+            opener = descriptors.open_inner if make else descriptors.open_file
+            descriptor = opener(name, directory)
+            try:
+                return attributes(module, entry, descriptor) or missing
+            finally:
+                os.close(descriptor)
+    except FileNotFoundError:
+        if not module.check_mode:
+            module.fail_json(msg=f"{entry['path']} is not there")
+    except descriptors.UnsafeError as error:
+        module.fail_json(msg=f"{entry['path']}: {error}")
+    return True
 
 
 def apply(module: AnsibleModule, entry: dict[str, Any], fresh: bool, diff: list[dict[str, str]]) -> bool:
     """Bring one path into its state; tell whether it was not."""
-    path = Path(entry["path"])
+    path = entry["path"]
     if entry["state"] == "absent":
         return remove(module, path)
-    missing = not path.exists()
-    if entry["state"] == "directory":
-        if missing:
-            if module.check_mode:
-                return True
-            path.mkdir(parents=True)
-        elif not path.is_dir():
-            module.fail_json(msg=f"{path} is there and is no directory: move it away")
-        return attributes(module, entry, str(path)) or missing
-    if fresh:
-        diff.append({"before_header": str(path), "after_header": str(path),
-                     "before": text(str(path)), "after": entry["content"]})  # fmt: skip
-        if not module.check_mode:
-            write(module, entry)
-        return True
-    if missing:
-        if module.check_mode:
-            return True
-        module.fail_json(msg=f"{path} is not there")
-    return attributes(module, entry, str(path))
+    if not fresh:
+        return exists(module, entry)
+    before = (read(path) or b"").decode(errors="replace")
+    header = {"before_header": path, "after_header": path}
+    diff.append({**header, "before": before, "after": entry["content"]})
+    if not module.check_mode:
+        with parent(path) as (directory, name):
+            write(module, entry, directory, name)
+    return True
 
 
 def main() -> None:
@@ -223,11 +263,16 @@ def main() -> None:
     ]
     for entry in entries:
         entry["mode"] = entry["mode"] or ("0755" if entry["state"] == "directory" else "0644")
-    fresh = [validated(module, entry) for entry in entries]
     diff: list[dict[str, str]] = []
-    paths = [
-        entry["path"] for entry, new in zip(entries, fresh, strict=True) if apply(module, entry, new, diff)
-    ]
+    try:
+        fresh = [validated(module, entry) for entry in entries]
+        paths = [
+            entry["path"]
+            for entry, new in zip(entries, fresh, strict=True)
+            if apply(module, entry, new, diff)
+        ]
+    except (descriptors.UnsafeError, KeyError, OSError) as error:
+        module.fail_json(msg=str(error), paths=[])
     module.exit_json(changed=bool(paths), paths=paths, diff=diff)
 
 

@@ -40,6 +40,16 @@ options:
     description: Path of the control socket of Litestream 0.5.
     type: str
     default: ""
+  groups:
+    description: Directories of databases, each with the group of its application.
+    type: dict
+    default: {}
+  group:
+    description:
+      - Group of the directory that O(groups) does not name. There is one at most, since applications of one
+        group can read one another's databases.
+    type: str
+    default: edge-data
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -80,6 +90,10 @@ directories:
   returned: success
   type: list
   elements: str
+groups:
+  description: Group of each of these directories.
+  returned: success
+  type: dict
 searches:
   description:
     - Where the databases and what SQLite keeps beside them are, in the words of

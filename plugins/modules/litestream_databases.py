@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: litestream_databases
-short_description: Share SQLite databases and their directories with a group
+short_description: Share SQLite databases and their directories with their applications' groups
 version_added: 2.0.0
 description:
   - Litestream and the applications both write the databases. Directories get the group and mode 2770,
@@ -15,17 +15,14 @@ description:
   - The application may exchange a file for a link at any moment, and this runs as root. So everything is
     opened first, without following links, looked at, and changed by its descriptor.
   - A link, a file with a second name and what is no regular file are left alone, with a warning.
-  - A link on the way to a directory is followed only where nobody but root could have made it.
+  - A link on the way to a directory is followed only where nobody but root could have made it. A directory
+    above that others than root can change is refused, since they could put another one in the shared one's
+    place at any time. In check mode that is refused, too.
 options:
-  group:
-    description: Group of Litestream and of the applications.
-    type: str
-    required: true
   directories:
-    description: Directories to share; those that are missing are made.
-    type: list
-    elements: path
-    default: []
+    description: Directories to share, each with the group of its application. One that is missing is made.
+    type: dict
+    required: true
   searches:
     description: Where databases are, as M(edge_litestream.appliance.litestream_config) returns it.
     type: list
@@ -33,7 +30,7 @@ options:
     default: []
     suboptions:
       paths:
-        description: Directory to look into.
+        description: Directory to look into, one of O(directories).
         type: path
         required: true
       patterns:
@@ -47,7 +44,7 @@ options:
         default: false
 attributes:
   check_mode:
-    description: Says what would change and changes nothing. The group need not exist yet.
+    description: Says what would change and changes nothing. The groups need not exist yet.
     support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
@@ -56,8 +53,7 @@ author:
 EXAMPLES = r"""
 - name: Litestream and the application share the database
   edge_litestream.appliance.litestream_databases:
-    group: edge-data
-    directories: [/var/lib/app]
+    directories: {/var/lib/app: edge-data}
     searches:
       - paths: /var/lib/app
         patterns: [app.db, app.db-wal, app.db-shm, app.db-journal]
@@ -89,51 +85,50 @@ from ansible_collections.edge_litestream.appliance.plugins.module_utils import d
 class Sharing:
     """One run of the module."""
 
-    def __init__(self, group: int, check: bool) -> None:
-        self.group = group
+    def __init__(self, check: bool) -> None:
         self.check = check
         self.shared: list[str] = []
         self.refused: list[str] = []
 
-    def share(self, descriptor: int, path: str, mode: int) -> None:
+    def share(self, descriptor: int, path: str, group: int, mode: int) -> None:
         """Give what is open to the group, where it does not belong to it yet."""
         info = os.fstat(descriptor)
-        if (info.st_gid, stat.S_IMODE(info.st_mode)) == (self.group, mode):
+        if (info.st_gid, stat.S_IMODE(info.st_mode)) == (group, mode):
             return
         self.shared.append(path)
         if not self.check:
-            os.fchown(descriptor, -1, self.group)
+            os.fchown(descriptor, -1, group)
             os.fchmod(descriptor, mode)
 
-    def directory(self, path: str) -> None:
+    def directory(self, path: str, group: int) -> None:
         """Share one directory, made if need be."""
         try:
-            descriptor = descriptors.open_directory(path, create=not self.check)
+            descriptor = descriptors.open_directory(path, create=not self.check, roots=True)
         except FileNotFoundError:
             self.shared.append(path)
             return
         try:
-            self.share(descriptor, path, 0o2770)
+            self.share(descriptor, path, group, 0o2770)
         finally:
             os.close(descriptor)
 
-    def files(self, path: str, patterns: list[str], recurse: bool) -> None:
+    def files(self, path: str, group: int, patterns: list[str], recurse: bool) -> None:
         """Share the databases of a directory, and directories below that hold some."""
         try:
-            top = descriptors.open_directory(path)
+            top = descriptors.open_directory(path, roots=True)
         except FileNotFoundError:
             return
         try:
             for directory, where, names in descriptors.below(top, path.rstrip("/"), recurse):
                 found = [name for name in names if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
                 if found and directory != top:
-                    self.share(directory, where, 0o2770)
+                    self.share(directory, where, group, 0o2770)
                 for name in found:
-                    self.file(directory, where, name)
+                    self.file(directory, where, name, group)
         finally:
             os.close(top)
 
-    def file(self, directory: int, where: str, name: str) -> None:
+    def file(self, directory: int, where: str, name: str, group: int) -> None:
         """Share one file, if it is one and is still there: a -wal goes with the last connection."""
         try:
             descriptor = descriptors.open_file(name, directory)
@@ -143,7 +138,7 @@ class Sharing:
             self.refused.append(f"{where}/{name} is left alone: {error}")
             return
         try:
-            self.share(descriptor, f"{where}/{name}", 0o660)
+            self.share(descriptor, f"{where}/{name}", group, 0o660)
         finally:
             os.close(descriptor)
 
@@ -152,8 +147,7 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "group": {"type": "str", "required": True},
-            "directories": {"type": "list", "elements": "path", "default": []},
+            "directories": {"type": "dict", "required": True},
             "searches": {
                 "type": "list",
                 "elements": "dict",
@@ -168,18 +162,20 @@ def main() -> None:
         supports_check_mode=True,
     )
     params: dict[str, Any] = module.params
+    sharing = Sharing(module.check_mode)
+    groups: dict[str, int] = {}
+    for path, name in params["directories"].items():
+        try:
+            groups[path] = grp.getgrnam(name).gr_gid
+        except KeyError:
+            if not module.check_mode:
+                module.fail_json(msg=f"{path} is for group '{name}', which does not exist: make it first")
+            groups[path] = -1  # nothing belongs to it yet
     try:
-        group = grp.getgrnam(params["group"]).gr_gid
-    except KeyError:
-        if not module.check_mode:
-            module.fail_json(msg=f"group is '{params['group']}', which does not exist: make it first")
-        group = -1  # nothing belongs to it yet
-    sharing = Sharing(group, module.check_mode)
-    try:
-        for path in params["directories"]:
-            sharing.directory(path)
+        for path, group in groups.items():
+            sharing.directory(path, group)
         for search in params["searches"]:
-            sharing.files(search["paths"], search["patterns"], search["recurse"])
+            sharing.files(search["paths"], groups[search["paths"]], search["patterns"], search["recurse"])
     except (descriptors.UnsafeError, OSError) as error:
         module.fail_json(msg=str(error))
     for sentence in sharing.refused:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Run = Callable[..., dict[str, Any]]
 OWNER = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
 
@@ -53,3 +55,69 @@ def test_a_link_in_a_files_place_is_replaced(run: Run, tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path / "elsewhere")
     assert run(files=[wanted(tmp_path)[2]])["changed"]
     assert not (tmp_path / "b").is_symlink()
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+@pytest.mark.parametrize("kind", ["link", "link above", "file"])
+def test_a_directory_is_never_that_of_a_link(run: Run, tmp_path: Path, kind: str) -> None:
+    """Whoever may write above must not have root open another directory to the world."""
+    precious = tmp_path / "precious/in"
+    precious.mkdir(parents=True, mode=0o700)
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    loose.chmod(0o777)
+    path = loose / "metrics"
+    if kind == "link":
+        path.symlink_to(precious)
+    elif kind == "link above":
+        path.symlink_to(precious.parent)
+        path = path / "in"
+    else:
+        path.touch(mode=0o600)
+    for check in (True, False):
+        done = run(check=check, files=[{"path": str(path), "state": "directory", "mode": "1775", **OWNER}])
+        assert "link" in done["msg"]
+    assert mode(precious) == 0o700
+    # Root's own link in root's directory is not followed either, where the path ends.
+    (tmp_path / "own").symlink_to(precious)
+    entry = {"path": str(tmp_path / "own"), "state": "directory", "mode": "1775", **OWNER}
+    assert "link" in run(files=[entry])["msg"]
+    assert mode(precious) == 0o700
+
+
+def test_attributes_are_never_set_through_a_link(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "precious").touch(mode=0o600)
+    (tmp_path / "a").symlink_to("precious")
+    assert "link" in run(files=[{"path": str(tmp_path / "a"), "mode": "0666", **OWNER}])["msg"]
+    (tmp_path / "b").hardlink_to(tmp_path / "precious")
+    assert "another name" in run(files=[{"path": str(tmp_path / "b"), "mode": "0666", **OWNER}])["msg"]
+    assert mode(tmp_path / "precious") == 0o600
+    (tmp_path / "c").touch(mode=0o600)
+    done = run(files=[{"path": str(tmp_path / "c"), "mode": "0640", **OWNER}])
+    assert (done["paths"], mode(tmp_path / "c")) == ([str(tmp_path / "c")], 0o640)
+    assert "is not there" in run(files=[{"path": str(tmp_path / "d"), **OWNER}])["msg"]
+
+
+def test_nothing_is_written_or_removed_through_a_link_of_others(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/a").write_text("keep\n")
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    loose.chmod(0o777)
+    (loose / "in").symlink_to("../precious")
+    path = str(loose / "in/a")
+    assert "is a link" in run(files=[{"path": path, "content": "new\n", **OWNER}])["msg"]
+    assert "is a link" in run(absent=[path])["msg"]
+    assert (tmp_path / "precious/a").read_text() == "keep\n"
+
+
+def test_a_directory_is_removed_with_what_is_in_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "old/in").mkdir(parents=True)
+    (tmp_path / "old/in/a").touch()
+    assert run(check=True, absent=[str(tmp_path / "old")])["changed"]
+    assert run(absent=[str(tmp_path / "old")])["changed"]
+    assert not (tmp_path / "old").exists()
+    assert not run(absent=[str(tmp_path / "old"), str(tmp_path / "old/in/a")])["changed"]

@@ -105,9 +105,10 @@ def test_03_checks_retention_between_two_restarts_unless_told() -> None:
 def test_rendering_keeps_what_the_operator_set() -> None:
     rendered = ls.render(changed("snapshot", value={"interval": "6h"}), "0.5.17", 0, "/run/s")
     assert rendered["snapshot"] == {"interval": "6h", "retention": "72h"}
-    assert rendered["socket"] == {"enabled": True, "path": "/run/s", "permissions": 0o660}
     assert rendered["addr"] == "127.0.0.1:9090"
     assert rendered["dbs"] == GOOD["dbs"]
+    # Whoever reaches it can have any database replicated to any place.
+    assert rendered.pop("socket") == {"enabled": True, "path": "/run/s", "permissions": 0o600}
     assert problems(rendered) == ""
 
 
@@ -120,15 +121,130 @@ def test_an_unknown_series_is_refused() -> None:
     assert "versions 0.3 and 0.5" in problems(GOOD, "0.6.0")
 
 
+REPLICA_KEYS = ("dbs", 0, "replica")
+NOWHERE = {key: value for key, value in GOOD["dbs"][0]["replica"].items() if key != "bucket"}  # type: ignore[attr-defined]
+BY_URL = {"url": "s3://b/edge01/app.db"}
+SAFE = [
+    GOOD,
+    {"bucket": "b", "region": "eu-central-1", **changed(*REPLICA_KEYS, value=NOWHERE)},
+    changed(*REPLICA_KEYS, value={**BY_URL, "region": "eu-central-1"}),
+    changed(*REPLICA_KEYS, "endpoint", value="https://s3.example.com:9000"),
+    changed(*REPLICA_KEYS, "endpoint", value="https://[2001:db8::1]:9000/"),
+    changed("endpoint", value="https://s3.example.com"),
+    changed(*REPLICA_KEYS, "skip-verify", value=False),
+    changed("heartbeat-url", value="https://hc.example.com/ping/1"),
+    *(
+        changed("addr", value=value)
+        for value in ("", "127.0.0.1:9090", "127.3.2.1:1", "localhost:1", "[::1]:1")
+    ),
+]
+# What would leave the device by another way, unproven, unencrypted or for others to reach.
+UNSAFE = [
+    (changed("skip-verify", value=True), "litestream_config.skip-verify is 'True'"),
+    (changed(*REPLICA_KEYS, "skip-verify", value="yes"), "replica.skip-verify is 'yes'"),
+    (
+        changed(*REPLICA_KEYS, "endpoint", value="http://s3.example.com"),
+        "endpoint is 'http://s3.example.com'",
+    ),
+    (changed(*REPLICA_KEYS, "endpoint", value="HTTP://s3"), "endpoint is 'HTTP://s3'"),
+    # Without a scheme Litestream speaks HTTP to what it takes for a local address.
+    (changed(*REPLICA_KEYS, "endpoint", value="10.0.0.1:9000"), "endpoint is '10.0.0.1:9000'"),
+    (changed("endpoint", value="http://s3.example.com"), "litestream_config.endpoint is 'http://s3"),
+    (
+        changed(*REPLICA_KEYS, value={"url": "s3://b.s3.example:9000/edge01/app.db"}),
+        "url is not s3://BUCKET/PATH",
+    ),
+    (
+        changed(*REPLICA_KEYS, value={"url": "s3://b/edge01/app.db?skipVerify=true"}),
+        "url is not s3://BUCKET/PATH",
+    ),
+    (
+        changed(*REPLICA_KEYS, value={"url": "s3://b/edge01/app.db?endpoint=http://x"}),
+        "url is not s3://BUCKET/",
+    ),
+    (
+        changed(*REPLICA_KEYS, value={"url": "s3://b/edge01/../edge02/app.db"}),
+        "without '$', '//', '.' and '..'",
+    ),
+    (
+        changed(*REPLICA_KEYS, value={"url": "s3://b/edge01/%2e%2e/edge02/a.db"}),
+        "url is not s3://BUCKET/PATH",
+    ),
+    (changed(*REPLICA_KEYS, value={"url": "sftp://u@example.com/edge01/app.db"}), "puts a secret"),
+    (changed(*REPLICA_KEYS, value={"url": "file:///edge01/app.db"}), "url is not s3://BUCKET/PATH"),
+    (changed(*REPLICA_KEYS, value={**BY_URL, "type": "file"}), "replica[0].type is 'file'"),
+    ({"bucket": "b", **changed(*REPLICA_KEYS, value=BY_URL)}, "has a url, and path or bucket too"),
+    (
+        changed(*REPLICA_KEYS, value={"bucket": "b", "path": "edge01/app.db"}),
+        "replica[0].type is '': write s3",
+    ),
+    *(
+        (changed(*REPLICA_KEYS, "type", value=kind), f"replica[0].type is '{kind}': write s3")
+        for kind in ("file", "sftp", "webdav", "nats", "gs", "abs", "oss")
+    ),
+    (changed(*REPLICA_KEYS, "webdav-url", value="https://x"), "webdav-url is not a key of Litestream 0.5.17"),
+    (changed(*REPLICA_KEYS, "path", value="edge01/../edge02/app.db"), "without '$', '//', '.' and '..'"),
+    (changed(*REPLICA_KEYS, "path", value="edge01/${HOME}"), "without '$', '//', '.' and '..'"),
+    (changed(*REPLICA_KEYS, "endpoint", value="https://${HOST}"), "Litestream replaces what follows '$'"),
+    (changed("mcp-addr", value="0.0.0.0:3001"), "litestream_config.mcp-addr is not for the appliance"),
+    (changed("mcp-addr", value="127.0.0.1:3001"), "litestream_config.mcp-addr is not for the appliance"),
+    (changed("exec", value="/bin/app"), "litestream_config.exec is not for the appliance"),
+    (changed("socket", value={"permissions": 0o666}), "litestream_config.socket is not for the appliance"),
+    (changed("socket", value={"path": "/srv/s"}), "litestream_config.socket is not for the appliance"),
+    *(
+        (changed("addr", value=value), f"litestream_config.addr is '{value}'")
+        for value in (
+            "127.0.0.1.example.net:9090",
+            "127.0.0.1",
+            "localhost.example.net:1",
+            "0.0.0.0:9090",
+            ":1",
+        )
+    ),
+    (database(dir="/var/lib/app", pattern="in/*.db"), "give a pattern of names"),
+]
+
+
+@pytest.mark.parametrize("config", SAFE)
+def test_what_is_safe_is_accepted(config: dict[str, Any]) -> None:
+    assert problems(config) == ""
+
+
+@pytest.mark.parametrize(("config", "said"), UNSAFE)
+def test_what_exposes_data_or_device_is_refused(config: dict[str, Any], said: str) -> None:
+    assert said in problems(config)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("heartbeat-url",), "https://KEY:SECRET@hc.example.com/1"),
+        (("endpoint",), "https://KEY:SECRET@s3.example.com"),
+        ((*REPLICA_KEYS, "endpoint"), "KEY:SECRET@s3.example.com"),
+        ((*REPLICA_KEYS, "url"), "s3://KEY:SECRET@b/edge01/app.db"),
+        ((*REPLICA_KEYS, "url"), "s3://b/edge01/app.db?secret-access-key=SECRET"),
+    ],
+)
+def test_a_secret_in_a_url_is_refused_and_not_repeated(place: tuple[Any, ...], value: str) -> None:
+    said = problems(changed(*place, value=value))
+    assert "(value hidden)" in said or "url is not s3://" in said
+    assert "SECRET" not in said
+
+
 # Below the root.
 SHARED = [
     "", "srv", "opt", "root", "tmp", "home", "home/pi", "etc", "etc/app", "usr/local/app", "bin/app",
     "sbin/app", "lib/app", "lib64/app", "boot/app", "dev/shm", "proc/app", "sys/app", "run/app", "var",
     "var/lib", "var/cache", "var/log", "var/tmp", "var/tmp/app", "var/run/app", "tmp/app",
+    "root/.ssh", "root/app", "home/pi/.ssh", "home/pi/.config/app", "srv/git/.ssh", "var/lib/git/.gnupg/in",
+    "var/lib/dpkg", "var/lib/systemd/app", "var/lib/edge-token", "var/lib/edge-rotator/app",
+    "opt/litestream/app", "opt/edge-rotator", "var/spool/cron/crontabs", "var/log/journal",
+    "var/cache/apt/app", "var/lib/private/app",
 ]  # fmt: skip
 OWN = [
     "var/lib/app", "srv/app", "opt/app/data", "home/pi/app", "mnt/data", "data/app", "library/app",
-    "var/lib/etc", "var/app", "etcetera/app",
+    "var/lib/etc", "var/app", "etcetera/app", "var/log/app", "var/spool/app",
+    "var/lib/sudoku", "opt/litestreams",
 ]  # fmt: skip
 
 
@@ -204,14 +320,53 @@ def test_whatever_litestream_writes_in_is_known() -> None:
             {"dir": "/srv/more/", "pattern": "*.db", "recursive": True, "meta-dir": "/var/lib/meta/more"},
         ]
     }
-    assert ls.directories(config) == [
-        "/var/lib/app",
-        "/var/lib/meta/a",
-        "/srv/more",
-        "/var/lib/meta/more",
-    ]
-    assert ls.directories({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}) == ["/"]
+    assert ls.groups_of(config, {"/srv/more/": "more", "/var/lib/meta/a": "meta"}, "data") == {
+        "/var/lib/app": "data",
+        "/var/lib/meta/a": "meta",
+        "/srv/more": "more",
+        "/var/lib/meta/more": "more",
+    }
+    assert list(ls.groups_of({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}, {}, "data")) == ["/"]
     assert ls.databases(config) == ["/var/lib/app/a.db", "/var/lib/app/b.db"]
+
+
+TWO = {"dbs": [{"path": "/srv/a/a.db"}, {"path": "/srv/a/b.db"}, {"dir": "/srv/b", "pattern": "*.db"}]}
+
+
+@pytest.mark.parametrize(
+    ("config", "named", "said"),
+    [
+        (
+            TWO,
+            {},
+            r"dbs\[2\].dir is '/srv/b', and /srv/a is of the group 'data', too: name the group of /srv/b",
+        ),
+        (TWO, {"/srv/b": "b", "/srv/c": "c"}, "litestream_data_groups names /srv/c, where"),
+        (
+            {"dbs": [{"path": "/srv/a/a.db", "meta-path": "/srv/b"}, {"path": "/srv/b/b.db"}]},
+            {"/srv/a": "a", "/srv/b": "b"},
+            "",
+        ),
+        (
+            {"dbs": [{"path": f"/srv/{name}/x.db", "meta-path": "/srv/meta"} for name in "ab"]},
+            {"/srv/a": "a", "/srv/b": "b"},
+            "meta-path is '/srv/meta', for the groups 'a' and 'b'",
+        ),
+    ],
+)
+def test_applications_share_a_group_only_where_it_is_said(
+    config: dict[str, Any], named: dict[str, str], said: str
+) -> None:
+    if said:
+        with pytest.raises(ValueError, match=said):
+            ls.groups_of(config, named, "data")
+    else:
+        assert ls.groups_of(config, named, "data") == named
+
+
+def test_directories_of_one_application_share_a_group_that_is_named() -> None:
+    assert ls.groups_of(TWO, {"/srv/b": "b"}, "data") == {"/srv/a": "data", "/srv/b": "b"}
+    assert ls.groups_of(TWO, {"/srv/b": "data"}, "data") == {"/srv/a": "data", "/srv/b": "data"}
 
 
 def test_the_files_beside_a_database_are_searched_with_it() -> None:
@@ -249,10 +404,11 @@ def test_a_stop_may_take_as_long_as_the_last_syncs(timeout: str | None, database
 
 
 def test_one_call_tells_all_that_follows() -> None:
-    told = plan(GOOD, "0.5.17", 0, "edge01/", True, "/run/s")
+    told = plan(GOOD, "0.5.17", 0, "edge01/", True, "/run/s", {}, "data")
     assert told["config"] == ls.render(GOOD, "0.5.17", 0, "/run/s")
     assert told["databases"] == ["/var/lib/app/app.db"]
     assert told["directories"] == ["/var/lib/app"]
+    assert told["groups"] == {"/var/lib/app": "data"}
     assert told["searches"] == ls.searches(GOOD)
     assert (told["stop_timeout"], told["problems"], told["changed"]) == (45, [], False)
     assert "failed" not in told
@@ -260,10 +416,11 @@ def test_one_call_tells_all_that_follows() -> None:
 
 def test_every_problem_is_in_the_failure() -> None:
     bad = changed("snapshots", value={}, base=changed("dbs", 0, "path", value="app.db"))
-    told = plan(bad, "0.5.17", 0, "edge01/", True, "")
+    told = plan(bad, "0.5.17", 0, "edge01/", True, "", {}, "data")
     assert told["failed"]
     assert len(told["problems"]) == 2
     assert told["msg"].splitlines() == told["problems"]
+    assert "names /srv/x" in plan(GOOD, "0.5.17", 0, "", True, "", {"/srv/x": "x"}, "data")["msg"]
 
 
 REPLICA = {"bucket": "b", "path": "edge01/more/"}

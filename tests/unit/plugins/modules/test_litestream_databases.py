@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,13 @@ def app(tmp_path: Path) -> Path:
 
 
 def test_databases_of_an_application_that_already_runs_are_shared(run: Run, app: Path) -> None:
-    deep = app / "more/in"
+    deep = app.parent / "more/in"
     deep.mkdir(parents=True)
     (deep / "x.db").touch(mode=0o644)
     (deep / "other").touch(mode=0o644)
     args: dict[str, Any] = {
-        "group": GROUP,
-        "directories": [str(app), str(app.parent / "meta/a")],
-        "searches": [search(app, "a.db", "a.db-wal", "a.db-shm"), search(app / "more", "*.db", recurse=True)],
+        "directories": dict.fromkeys([str(app), str(app.parent / "meta/a"), str(deep.parent)], GROUP),
+        "searches": [search(app, "a.db", "a.db-wal", "a.db-shm"), search(deep.parent, "*.db", recurse=True)],
     }
     would = run(check=True, **args)
     assert would["changed"]
@@ -53,14 +53,13 @@ def test_databases_of_an_application_that_already_runs_are_shared(run: Run, app:
     done = run(**args)
     assert set(would["shared"]) == set(done["shared"])
     assert {mode(file) for file in (app / "a.db", app / "a.db-wal", deep / "x.db")} == {0o660}
-    assert {mode(path) for path in (app, app.parent / "meta/a", deep)} == {0o2770}
+    assert {mode(path) for path in (app, app.parent / "meta/a", deep.parent, deep)} == {0o2770}
     assert {mode(file) for file in (app / "other", deep / "other")} == {0o644}
-    assert mode(app / "more") & 0o2000 == 0, "it holds no database and was not named"
     assert run(**args) == {**done, "changed": False, "shared": []}
 
 
 def test_a_group_that_is_not_there_yet_is_fine_in_check_mode_alone(run: Run, app: Path) -> None:
-    args: dict[str, Any] = {"group": "no-such-group", "directories": [str(app)]}
+    args: dict[str, Any] = {"directories": {str(app): "no-such-group"}}
     assert run(check=True, **args)["changed"]
     assert "make it first" in run(**args)["msg"]
 
@@ -76,10 +75,33 @@ def test_what_is_no_database_is_left_alone(run: Run, app: Path, tmp_path: Path, 
         (app / "a.db").hardlink_to(precious)
     else:
         os.mkfifo(app / "a.db", 0o600)
-    done = run(group=GROUP, searches=[search(app, "a.db", "a.db-wal")])
+    done = run(directories={str(app): GROUP}, searches=[search(app, "a.db", "a.db-wal")])
     assert [str(app / "a.db") in sentence for sentence in done["refused"]] == [True]
     assert mode(precious) == 0o600
     assert mode(app / "a.db-wal") == 0o660, "the others are shared all the same"
+
+
+@as_root
+def test_a_second_name_that_is_gone_at_once_is_noticed(
+    run: Run, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened by one of its two names, it has one when they are counted."""
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+    (app / "a.db").unlink()
+    (app / "a.db").hardlink_to(precious)
+    real = os.fstat
+
+    def raced(descriptor: int) -> os.stat_result:
+        if os.path.samestat(real(descriptor), precious.stat()):
+            (app / "a.db").unlink(missing_ok=True)
+            (app / "a.db").touch()
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", raced)
+    done = run(directories={str(app): GROUP}, searches=[search(app, "a.db")])
+    assert "it was exchanged while it was looked at" in done["refused"][0]
+    assert mode(precious) == 0o600
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -99,7 +121,7 @@ def test_a_file_exchanged_after_the_look_is_not_followed(
             yield found
 
     monkeypatch.setattr(descriptors, "below", raced)
-    done = run(group=GROUP, searches=[search(app, "a.db")])
+    done = run(directories={str(app): GROUP}, searches=[search(app, "a.db")])
     assert "failed" not in done
     assert mode(precious) == 0o600
     assert len(done["refused"]) == (0 if gone else 1)
@@ -112,31 +134,76 @@ def test_a_file_exchanged_while_it_is_open_is_not_touched(
     precious.touch(mode=0o600)
     real = litestream_databases.Sharing.share
 
-    def raced(self: Any, descriptor: int, path: str, wanted: int) -> None:
-        (app / "a.db").unlink()
-        (app / "a.db").symlink_to(precious)
-        real(self, descriptor, path, wanted)
+    def raced(self: Any, descriptor: int, path: str, group: int, wanted: int) -> None:
+        if path == str(app / "a.db"):
+            (app / "a.db").unlink()
+            (app / "a.db").symlink_to(precious)
+        real(self, descriptor, path, group, wanted)
 
     monkeypatch.setattr(litestream_databases.Sharing, "share", raced)
-    run(group=GROUP, searches=[search(app, "a.db")])
+    run(directories={str(app): GROUP}, searches=[search(app, "a.db")])
     assert mode(precious) == 0o600
 
 
 @as_root
-def test_a_directory_exchanged_for_a_link_is_not_shared(run: Run, tmp_path: Path) -> None:
-    """The application owns what is above: it leads to a directory of somebody else's."""
-    home, precious = tmp_path / "home", tmp_path / "precious"
-    home.mkdir()
-    os.chown(home, NOBODY, NOBODY)
-    precious.mkdir(mode=0o700)
-    (home / "app").symlink_to(precious)
-    done = run(group=GROUP, directories=[str(home / "app")])
-    assert "is a link that others than root can change" in done["msg"]
-    assert mode(precious) == 0o700
-    # Root's own link in a directory of root's is an administrator's choice.
-    (tmp_path / "data").symlink_to("precious")
-    assert "failed" not in run(group=GROUP, directories=[str(tmp_path / "data")])
-    assert mode(precious) == 0o2770
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("kind", ["owner", "group", "others", "sticky"])
+def test_a_directory_that_others_could_exchange_is_refused(
+    run: Run, tmp_path: Path, kind: str, check: bool
+) -> None:
+    """Whoever may write above puts another application's directory, or a link, in its place."""
+    home = tmp_path / "home"
+    (home / "app").mkdir(parents=True)
+    (home / "app/a.db").touch(mode=0o600)
+    if kind == "owner":
+        os.chown(home, NOBODY, NOBODY)
+    else:
+        home.chmod({"group": 0o775, "others": 0o777, "sticky": 0o1777}[kind])
+    if kind == "sticky":
+        os.chown(home / "app", NOBODY, NOBODY)
+    for path in (home / "app", home / "new", home / "app/more/deeper"):
+        done = run(check=check, directories={str(path): GROUP}, searches=[search(path, "a.db")])
+        assert f"{path} is below {home}" in done["msg"]
+    assert mode(home / "app/a.db") == 0o600
+    assert [path.name for path in home.iterdir()] == ["app"]
+
+
+@as_root
+def test_the_way_to_a_directory_may_lead_over_roots_links(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to("disk")
+    assert "failed" not in run(directories={str(tmp_path / "data"): GROUP})
+    assert mode(tmp_path / "disk") == 0o2770
+
+
+@as_root
+def test_a_race_with_the_application_is_never_lost(run: Run, app: Path, tmp_path: Path) -> None:
+    """A thread exchanges the database for a link to what is not the application's, and back.
+
+    Not for a second name: the kernel gives none to whoever may not write the file (fs.protected_hardlinks).
+    """
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+    os.chown(app, NOBODY, NOBODY)
+    ended = threading.Event()
+
+    def exchange() -> None:
+        spare = app / "spare"
+        while not ended.is_set():
+            spare.touch()
+            spare.replace(app / "a.db")
+            spare.symlink_to(precious)
+            spare.replace(app / "a.db")
+
+    racer = threading.Thread(target=exchange)
+    racer.start()
+    try:
+        for _ in range(200):
+            assert "failed" not in run(directories={str(app): GROUP}, searches=[search(app, "a.db")])
+            assert (mode(precious), precious.stat().st_gid) == (0o600, os.getgid())
+    finally:
+        ended.set()
+        racer.join()
 
 
 def test_a_circle_of_links_ends(tmp_path: Path) -> None:
