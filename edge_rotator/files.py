@@ -51,8 +51,8 @@ def write_atomic(path: str, data: bytes, mode: int, gid: int | None = None, dura
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:
-            # In a set-group-ID directory it has the group already, and a sandbox may forbid chown.
-            if gid is not None and os.fstat(fd).st_gid != gid:
+            # A set-group-ID directory gives it the group, which a sandbox may hide and forbid to set.
+            if gid is not None and not os.stat(directory).st_mode & stat.S_ISGID:
                 os.fchown(fd, -1, gid)
             os.fchmod(fd, mode)
             file.write(data)

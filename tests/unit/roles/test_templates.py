@@ -35,7 +35,7 @@ def variables(role: str = "edge_rotator", **overrides: Any) -> dict[str, Any]:
     """Defaults and internal variables of a role, and what a test sets."""
     loader = DataLoader()
     found: dict[str, Any] = {}
-    for name in ("_common/vars", f"{role}/defaults", f"{role}/vars"):
+    for name in ("common/vars", f"{role}/defaults", f"{role}/vars"):
         file = ROOT / f"roles/{name}/main.yml"
         if file.exists():
             found |= loader.load_from_file(str(file), trusted_as_template=True)
