@@ -103,15 +103,15 @@ KEYS: dict[str, dict[str, Key]] = {
         "region": text(REQUIRED, r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}", "an AWS region, eu-central-1"),
         "group": text("litestream", rf"(?:{_USER})?", "a group's name, or empty to leave the group"),
         "service": text("litestream.service", r"[A-Za-z0-9:_.@-]+\.service", "a unit's name"),
-        "litestream_socket": text("/run/litestream/litestream.sock", _OPTIONAL_PATH, "a path"),
+        "litestream_socket": text("/run/litestream-query.sock", _OPTIONAL_PATH, "a path"),
         "litestream_config": text("/etc/litestream.yml", _OPTIONAL_PATH, "an absolute path"),
         "restart_command": texts(
             ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "restart", "litestream.service"],
             _TEXT,
             "a program's absolute path and its arguments",
         ),
-        "sync_command": texts([], _TEXT, "a program's absolute path and its arguments"),
         "databases": texts([], _PATH, "absolute paths"),
+        "patterns": texts([], _PATH, "absolute paths that end in a pattern"),
     },
     "service": {
         "user": text("edge-rotator", _USER, "a user's name"),
@@ -154,8 +154,8 @@ class Config:
     litestream_socket: str
     litestream_config: str
     restart_command: list[str]
-    sync_command: list[str]
     databases: list[str]
+    patterns: list[str]
     # [service]
     user: str
     state_directory: str

@@ -282,6 +282,7 @@ def _litestream(config: Config) -> str:
     if why:
         raise RotatorError("litestream_silent", why)
     missing = [path for path in config.databases if path not in ages]
+    missing += replication.unmatched(config.patterns, ages)
     if missing:
         raise RotatorError("replication_stalled", f"Litestream does not know {', '.join(missing)}")
     for path, age in ages.items():
@@ -297,9 +298,6 @@ def _delivery(config: Config) -> str:
         if not os.access(path, os.W_OK | os.X_OK):
             raise RotatorError("write_failed", f"{path}: not a directory we can write to")
     if config.mode == "process":
-        command = config.sync_command
-        if command and not os.access(command[0], os.X_OK):
-            raise RotatorError("write_failed", f"delivery.sync_command: {command[0]} cannot be run")
         return f"{config.directory} is ours; Litestream's credential_process reads it"
     command = config.restart_command
     if not command[0].endswith("/sudo"):

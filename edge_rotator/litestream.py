@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
+from edge_rotator import replication
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
 from edge_rotator.files import write_atomic
 
 RESTART_TIMEOUT = 240.0  # s; in environment mode the unit's TimeoutStopSec is at most 200 s
-SYNC_TIMEOUT = 60.0  # s per database
+SYNC_TIMEOUT = 40.0  # s per database; litestream-query gives Litestream 30
 
 
 def run(command: list[str], timeout: float) -> int:
@@ -59,11 +58,17 @@ def request_restart(config: Config) -> None:
 def sync(config: Config) -> int | None:
     """Ask Litestream to sync each database now, out of its back-off; return how many did not.
 
-    None if there is nothing to ask: no command set, or Litestream is not running.
+    None if there is nothing to ask: no socket or no database configured, or Litestream is not running.
     """
-    if not config.sync_command or not config.databases:
+    if not config.litestream_socket or not config.databases:
         return None
-    if config.litestream_socket and not os.path.exists(config.litestream_socket):
-        return None
-    codes = [run([*config.sync_command, path], SYNC_TIMEOUT) for path in config.databases]
-    return sum(code != 0 for code in codes)
+    failed = 0
+    for path in config.databases:
+        try:
+            code, _ = replication.ask(config.litestream_socket, f"sync {path}", SYNC_TIMEOUT)
+        except (OSError, ValueError):
+            code = 1
+        if code == replication.NOT_RUNNING:
+            return None
+        failed += code != 0
+    return failed

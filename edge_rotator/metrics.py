@@ -85,7 +85,7 @@ def _table() -> dict[str, Metric]:
                 "gauge",
                 "How long the device's certificate is valid from its first day to its last.",
             ),
-            ("litestream_up", "gauge", "1 if Litestream answers on its control socket."),
+            ("litestream_up", "gauge", "1 if Litestream answers."),
             (
                 "replication_last_sync_timestamp_seconds",
                 "gauge",
@@ -132,7 +132,8 @@ def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> 
     if why:
         return
     # Those it does not know were never synced either: without a sample no alert could miss them.
-    for path, age in {**dict.fromkeys(config.databases), **ages}.items():
+    expected = config.databases + replication.unmatched(config.patterns, ages)
+    for path, age in {**dict.fromkeys(expected), **ages}.items():
         table["replication_last_sync_timestamp_seconds"].add(
             0.0 if age is None else clock.wall - age, db=path
         )

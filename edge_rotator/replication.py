@@ -1,51 +1,57 @@
-"""How fresh the replica is, asked of Litestream itself on its control socket."""
+"""How fresh the replica is, and a sync now: asked of Litestream by the one service that may ask it for us."""
 
 from __future__ import annotations
 
-import http.client
+import fnmatch
 import json
+import os
+import re
 import socket
+import time
+from collections.abc import Iterable
 
 from edge_rotator.clock import parse_iso, read_clock
 
-_TIMEOUT = 5.0  # s
+LIST_TIMEOUT = 6.0  # s; litestream-query gives Litestream 5
+NOT_RUNNING = 127
 _MAX_ANSWER = 1048576
 _FUTURE = 60.0  # s; a sync later than that was dated by a clock that has been set back since
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over Litestream's control socket."""
+def ask(path: str, request: str, timeout: float) -> tuple[int, bytes]:
+    """Exit code and output for a request, `list` or `sync DATABASE`, within `timeout` seconds.
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-def _list(path: str) -> bytes:
-    connection = _Connection(path)
-    try:
-        connection.request("GET", "/list")
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ValueError(f"answered {answer.status}")
-        return answer.read(_MAX_ANSWER)
-    except http.client.HTTPException as exc:
-        raise ValueError(f"answered with {type(exc).__name__}") from None
-    finally:
-        connection.close()
+    The code is NOT_RUNNING where Litestream is not. Raises OSError where nobody answers on socket `path`,
+    ValueError for an answer that is none.
+    """
+    end = time.monotonic() + timeout
+    answer = b""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(request.encode())
+        connection.shutdown(socket.SHUT_WR)
+        while chunk := connection.recv(65536):
+            answer += chunk
+            left = end - time.monotonic()
+            if left <= 0 or len(answer) > _MAX_ANSWER:
+                raise ValueError("answers too slowly or too much")
+            connection.settimeout(left)
+    found = re.fullmatch(rb"(.*)exit (\d{1,3})\n", answer, re.DOTALL)
+    if not found:
+        raise ValueError("unexpected answer")
+    return int(found[2]), found[1]
 
 
 def ages(path: str) -> dict[str, float | None]:
     """Seconds since the last successful sync, per database path; None where there was none yet.
 
-    Raises OSError or ValueError when Litestream does not tell on its socket `path`.
+    Raises OSError or ValueError when Litestream does not tell.
     """
-    answer = json.loads(_list(path))
+    code, output = ask(path, "list", LIST_TIMEOUT)
+    if code:
+        raise ValueError("Litestream is not running" if code == NOT_RUNNING else "Litestream does not answer")
+    answer = json.loads(output)
     now = read_clock().wall
     result: dict[str, float | None] = {}
     try:
@@ -67,3 +73,16 @@ def try_ages(path: str) -> tuple[dict[str, float | None], str]:
     except (OSError, ValueError, RecursionError) as exc:
         why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         return {}, f"{path}: {why}"
+
+
+def _matches(path: str, pattern: str) -> bool:
+    directory, name = os.path.split(pattern)
+    top = directory.removesuffix("/**")
+    inside = path.startswith(f"{top}/") if top != directory else os.path.dirname(path) == top
+    # Litestream's patterns are Go's, which write [^a] for what is [!a] here.
+    return inside and fnmatch.fnmatchcase(os.path.basename(path), name.replace("[^", "[!"))
+
+
+def unmatched(patterns: list[str], paths: Iterable[str]) -> list[str]:
+    """Patterns that none of Litestream's databases matches: nothing of what they are for is replicated."""
+    return [pattern for pattern in patterns if not any(_matches(path, pattern) for path in paths)]

@@ -85,8 +85,14 @@ def _databases(config: Config) -> dict[str, Any]:
     databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
     if not why:
         unknown = [path for path in config.databases if path not in fresh]
+        unknown += replication.unmatched(config.patterns, fresh)
         databases.update({path: {"age_s": None, "known": False} for path in unknown})
-    return {"socket": config.litestream_socket, "error": why or None, "databases": databases}
+    return {
+        "socket": config.litestream_socket,
+        "error": why or None,
+        "databases": databases,
+        "patterns": config.patterns,
+    }
 
 
 def _certificate(config: Config, clock: Clock) -> dict[str, Any]:
@@ -193,7 +199,8 @@ def _replication_problems(report: dict[str, Any]) -> list[str]:
     for path, database in report["replication"]["databases"].items():
         age = database["age_s"]
         if not database["known"] and not settling:
-            found.append(f"{path} is not known to Litestream")
+            nothing = path in report["replication"]["patterns"]
+            found.append(f"{path} matches no database" if nothing else f"{path} is not known to Litestream")
         elif (age is None and not settling) or (age is not None and age > REPLICATION_WARNING):
             found.append(f"{path} has not been replicated lately")
     return found

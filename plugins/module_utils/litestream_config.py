@@ -388,6 +388,15 @@ def databases(config: Config) -> list[str]:
     return [str(database["path"]) for database in config.get("dbs", []) if "path" in database]
 
 
+def patterns(config: Config) -> list[str]:
+    """Absolute patterns of the files that a `dir` means; `**` stands for the directories below."""
+    return [
+        posixpath.join(database["dir"], "**" if database.get("recursive") else "", str(database["pattern"]))
+        for database in config.get("dbs", [])
+        if "dir" in database
+    ]
+
+
 def groups_of(config: Config, named: dict[str, str], default: str) -> dict[str, str]:
     """Each directory that Litestream writes in, for databases or its own files, and its group.
 

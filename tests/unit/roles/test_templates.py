@@ -201,9 +201,10 @@ def test_pins_and_lock_name_one_version() -> None:
         assert "pycurl==7.45.7" in (ROOT / lock).read_text(), lock
 
 
-def litestream_unit(config: dict[str, Any]) -> list[str]:
-    """Lines of Litestream's unit."""
-    plan = {"stop_timeout": ls.stop_timeout(config), "directories": ls.directories(config)}
+def litestream_unit(config: dict[str, Any], **named: str) -> list[str]:
+    """Lines of Litestream's unit, with the groups that are named for directories."""
+    groups = ls.groups_of(config, named, "edge-data")
+    plan = {"stop_timeout": ls.stop_timeout(config), "directories": list(groups), "groups": groups}
     known = {"litestream_config": config, "__litestream_plan": plan}
     return render("litestream.service.j2", "litestream", **known).splitlines()
 
@@ -222,6 +223,12 @@ def test_litestream_may_write_where_its_configuration_says() -> None:
     assert "ReadWritePaths=/home/pi/app /var/lib/app-meta" in lines
     assert "ProtectHome=no" in lines
     assert "TimeoutStopSec=315s" in lines
+
+
+def test_litestream_is_in_the_group_of_each_application() -> None:
+    config = {"dbs": [{"path": f"/srv/{name}/{name}.db"} for name in "abc"]}
+    lines = litestream_unit(config, **{"/srv/b": "app-b", "/srv/c": "app-b"})
+    assert "SupplementaryGroups=edge-data app-b" in lines
 
 
 def gone(path: Path) -> dict[str, Any]:

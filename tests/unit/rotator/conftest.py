@@ -94,7 +94,6 @@ class Device:
                 "region": "eu-central-1",
                 "group": grp.getgrgid(os.getgid()).gr_name,
                 "restart_command": [str(root / "bin/restart")],
-                "sync_command": [],
             },
             "service": {"user": "root", "state_directory": str(root / "state")},
         }

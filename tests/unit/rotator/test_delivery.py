@@ -193,7 +193,6 @@ def config(tmp_path: Path) -> Config:
     made.group = grp.getgrgid(os.getgid()).gr_name
     made.region = "eu-central-1"
     made.restart_command = []
-    made.sync_command = []
     made.databases = []
     made.litestream_socket = ""
     return made

@@ -56,8 +56,8 @@ class Lines(dict[str, str]):
 
 
 @contextmanager
-def control_socket(path: Path, answer: bytes) -> Iterator[Path]:
-    """Litestream's control socket, answering always the same."""
+def control_socket(path: Path, answer: bytes, asked: list[str] | None = None) -> Iterator[Path]:
+    """The socket of litestream-query, answering always the same."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -69,7 +69,8 @@ def control_socket(path: Path, answer: bytes) -> Iterator[Path]:
                 except OSError:
                     return
                 with connection:
-                    connection.recv(4096)
+                    with connection.makefile("r") as question:
+                        (asked if asked is not None else []).append(question.read())
                     connection.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
@@ -85,7 +86,7 @@ def listing(*ages: float | None) -> bytes:
         | ({} if age is None else {"last_sync_at": clock.format_iso(at - age)})
         for n, age in enumerate(ages)
     ]
-    return b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps({"databases": databases}).encode()
+    return json.dumps({"databases": databases}, indent=2).encode() + b"\nexit 0\n"
 
 
 @pytest.fixture
@@ -314,8 +315,10 @@ def test_commands_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (listing(600.0), "replication_stalled"),
         (listing(None), "replication_stalled"),
         (listing(), "replication_stalled"),
-        (b"HTTP/1.0 500 No\r\n\r\n", "litestream_silent"),
-        (b"HTTP/1.0 200 OK\r\n\r\n[]", "litestream_silent"),
+        (b"exit 1\n", "litestream_silent"),
+        (b"exit 127\n", "litestream_silent"),
+        (b"[]\nexit 0\n", "litestream_silent"),
+        (listing(1.0).removesuffix(b"exit 0\n"), "litestream_silent"),
         (b"", "litestream_silent"),
     ],
 )
@@ -329,8 +332,6 @@ def test_litestream(config: configuration.Config, tmp_path: Path, answer: bytes,
 
 def test_handing_over(config: configuration.Config, local: Device) -> None:
     assert "is ours" in doctor._delivery(config)
-    config.sync_command = ["/nowhere/litestream", "sync"]
-    assert kind(lambda: doctor._delivery(config)) == "write_failed"
     config.mode = "environment"
     assert "can be run" in doctor._delivery(config)
     config.restart_command = ["/nowhere/restart"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from test_doctor import control_socket
 
-from edge_rotator import litestream
+from edge_rotator import litestream, replication
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
 
@@ -18,7 +22,6 @@ def config(tmp_path: Path) -> Config:
     made = Config()
     made.directory = str(tmp_path)
     made.restart_command = []
-    made.sync_command = []
     made.databases = []
     made.litestream_socket = ""
     return made
@@ -116,27 +119,36 @@ def test_request_restart_spares_the_flash(config: Config, monkeypatch: pytest.Mo
     assert seen == []
 
 
-def test_sync(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[list[str], float]] = []
+def test_sync(config: Config, tmp_path: Path) -> None:
+    asked: list[str] = []
+    assert litestream.sync(config) is None
+    config.databases = ["/a.db", "/b c.db"]
+    assert litestream.sync(config) is None
+    config.litestream_socket = str(tmp_path / "s")
+    assert litestream.sync(config) == 2, "nobody answers"
+    for number, (answer, failed) in enumerate(
+        [(b"exit 0\n", 0), (b"exit 1\n", 2), (b"", 2), (b"exit 127\n", None)]
+    ):
+        with control_socket(tmp_path / f"s{number}", answer, asked) as path:
+            config.litestream_socket = str(path)
+            assert litestream.sync(config) == failed
+    assert asked == ["sync /a.db", "sync /b c.db"] * 3 + ["sync /a.db"], "one is enough where it does not run"
 
-    def run(command: list[str], timeout: float) -> int:
-        seen.append((command, timeout))
-        return {"/a.db": 0, "/b.db": 1, "/c.db": 137}[command[-1]]
 
-    monkeypatch.setattr(litestream, "run", run)
-    assert litestream.sync(config) is None
-    config.databases = ["/a.db"]
-    assert litestream.sync(config) is None
-    config.sync_command = ["/bin/sync", "-wait"]
-    config.databases = []
-    assert litestream.sync(config) is None
-    config.databases = ["/a.db", "/b.db", "/c.db"]
-    config.litestream_socket = str(tmp_path / "socket")
-    assert litestream.sync(config) is None
-    assert seen == []
-    (tmp_path / "socket").touch()
-    assert litestream.sync(config) == 2
-    assert seen == [(["/bin/sync", "-wait", path], 60.0) for path in config.databases]
-    config.litestream_socket = ""
-    config.databases = ["/a.db"]
-    assert litestream.sync(config) == 0
+def test_an_answer_without_end_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                for _ in range(100):
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        start = time.monotonic()
+        with pytest.raises((ValueError, TimeoutError)):
+            replication.ask(str(tmp_path / "s"), "list", 0.3)
+        assert time.monotonic() - start < 2

@@ -164,3 +164,14 @@ def test_a_database_that_litestream_does_not_know_is_one_that_never_synced(
         local.configure(delivery={"litestream_socket": str(path), "databases": ["/app.db"]})
         assert local.tick() == 0
         assert samples(local, file)['replication_last_sync_timestamp_seconds{db="/app.db"}'] == 0
+
+
+def test_a_pattern_without_a_database_is_one_that_never_synced(
+    local: Device, file: Path, tmp_path: Path
+) -> None:
+    with control_socket(tmp_path / "s", listing(3.0)) as path:
+        local.configure(delivery={"litestream_socket": str(path), "patterns": ["/db*", "/srv/*.db"]})
+        assert local.tick() == 0
+        told = samples(local, file)
+    assert told['replication_last_sync_timestamp_seconds{db="/srv/*.db"}'] == 0
+    assert 'replication_last_sync_timestamp_seconds{db="/db*"}' not in told

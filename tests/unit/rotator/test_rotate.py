@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PIN, THING, Device, Time
 from faultserver import Handler, credentials_body
+from test_doctor import control_socket
 
 from edge_rotator import cli, lock
 from edge_rotator import config as configuration
@@ -105,18 +106,14 @@ def test_missing_credentials_are_due_at_once(device: Device) -> None:
 
 
 def test_renewal_after_an_outage_asks_litestream_to_sync(device: Device) -> None:
-    log = device.fake("sync")
-    device.configure(
-        delivery={
-            "sync_command": [f"{device.root}/bin/sync", "sync", "-wait"],
-            "databases": ["/var/lib/a.db", "/var/lib/b.db"],
-            "litestream_socket": "",
-        }
-    )
-    assert device.run("rotate").returncode == 0
-    assert log.read_text() == "sync -wait /var/lib/a.db\nsync -wait /var/lib/b.db\n"
-    assert device.run("rotate", "--force").returncode == 0
-    assert len(log.read_text().splitlines()) == 2
+    asked: list[str] = []
+    with control_socket(device.root / "query", b"exit 0\n", asked) as path:
+        databases = ["/var/lib/a.db", "/var/lib/b.db"]
+        device.configure(delivery={"databases": databases, "litestream_socket": str(path)})
+        assert device.run("rotate").returncode == 0
+        assert asked == ["sync /var/lib/a.db", "sync /var/lib/b.db"]
+        assert device.run("rotate", "--force").returncode == 0
+    assert len(asked) == 2
 
 
 def test_life_time_of_twenty_seconds(device: Device) -> None:
@@ -293,15 +290,9 @@ def test_sync_that_fails_is_told(
     local: Device, world: Time, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:1")
-    local.fake("sync", code=1)
-    local.configure(
-        delivery={
-            "sync_command": [f"{local.root}/bin/sync"],
-            "databases": ["/a.db"],
-            "litestream_socket": "",
-        }
-    )
-    assert local.tick() == 0
+    with control_socket(local.root / "query", b"exit 1\n") as path:
+        local.configure(delivery={"databases": ["/a.db"], "litestream_socket": str(path)})
+        assert local.tick() == 0
     assert "<4>event=sync_requested databases=1 failed=1\n" in capfd.readouterr().err
 
 

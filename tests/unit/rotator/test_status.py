@@ -239,6 +239,31 @@ def test_a_database_that_litestream_does_not_know(
     assert (report["level"], report["problems"]) == ("warning", ["/app.db is not known to Litestream"])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "problems"),
+    [
+        ("/*", []),
+        ("/**/db[^1]", []),
+        ("/*.db", ["/*.db matches no database"]),
+        ("/srv/*", ["/srv/* matches no database"]),
+        ("/srv/**/*", ["/srv/**/* matches no database"]),
+    ],
+)
+def test_a_pattern_that_matches_nothing(
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str, problems: list[str]
+) -> None:
+    """Litestream runs on with an empty directory, and nothing of what it is for is in S3."""
+    with control_socket(tmp_path / "s", listing(1.0)) as path:
+        seen.configure(delivery={"litestream_socket": str(path), "patterns": [pattern]})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+    assert report["problems"] == problems
+    assert report["exit_code"] == len(problems)
+    # What the gate of a rollout waits for: each has been replicated.
+    nothing = {"age_s": None, "known": False}
+    assert [report["replication"]["databases"].get(pattern)] == ([nothing] if problems else [None])
+
+
 def test_a_sync_in_the_future_is_none(
     seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,7 +279,7 @@ def test_a_sync_in_the_future_is_none(
 def test_an_answer_made_to_harm(seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert seen.tick() == 0
     for body in (b"[" * 200000, b'{"databases": [{"path": "/x\\u001b[2J"}]}'):
-        with control_socket(tmp_path / "s", b"HTTP/1.0 200 OK\r\n\r\n" + body) as path:
+        with control_socket(tmp_path / "s", body + b"\nexit 0\n") as path:
             seen.configure(delivery={"litestream_socket": str(path)})
             assert seen.tick("status") == 1
             assert "\x1b" not in capsys.readouterr().out
