@@ -13,14 +13,14 @@ BOTH = {
     "litestream.service": 1.3,
     "litestream-restart.service": 0.5,
     "sample-app.service": 0.2,
-    "tpm2-abrmd.service": 0.9,
+    "tpm2-abrmd.service": 1.2,
 }
 ROTATOR = {
     ("process", "bookworm"): 1.1,
     ("process", "trixie"): 1.1,
     # sudo has to work: see the template.
-    ("environment", "bookworm"): 5.8,
-    ("environment", "trixie"): 1.6,
+    ("environment", "bookworm"): 5.9,
+    ("environment", "trixie"): 2.0,
 }
 
 
