@@ -10,13 +10,6 @@ import pytest
 from experiment import observe
 from experiment.phases import wait_for
 
-# systemd-analyze's exposure times ten; a ratchet: lower it when a unit gets tighter, never raise it.
-EXPOSURE = {
-    "litestream.service": {"environment": 20, "process": 20},
-    "sample-app.service": {"environment": 12, "process": 12},
-    "edge-rotator.service": {"environment": 80, "process": 25},
-    "edge-rotator-due.service": {"environment": 12, "process": 12},
-}
 LONG_RUNNING = {"litestream.service": "litestream", "sample-app.service": "sample-app"}
 
 
@@ -50,13 +43,6 @@ def test_the_sandbox_denies(host: Any, unit: str) -> None:
     assert host.run(f"{inside} ls /home/admin").stdout == ""
     assert host.run(f"{inside} touch /var/lib/sample-app/sandbox-test").rc == 0
     host.check_output("rm /var/lib/sample-app/sandbox-test")
-
-
-@pytest.mark.parametrize("unit", list(EXPOSURE))
-def test_exposure_does_not_grow(host: Any, mode: str, unit: str) -> None:
-    limit = EXPOSURE[unit][mode]
-    found = host.run(f"systemd-analyze security --no-pager --offline=true --threshold={limit} {unit}")
-    assert found.rc == 0, found.stdout.splitlines()[-1]
 
 
 def test_rotator_unit(host: Any, mode: str) -> None:
@@ -113,15 +99,6 @@ def test_the_pinned_litestream_is_what_runs(host: Any) -> None:
     assert host.check_output(f"readlink /proc/{pid}/exe") == "/opt/litestream/0.5.17/litestream"
     digest = host.check_output(f"sha256sum /proc/{pid}/exe").split()[0]
     assert digest == "200e4248a4cc83da2ca52babe66774f1a71afa993d31373adb0ce0fe12154647"
-
-
-@pytest.mark.usefixtures("at_rest")
-def test_old_keys_do_not_reach_litestream(host: Any, mode: str) -> None:
-    pid = show(host, "litestream.service", "MainPID")
-    environment = host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ")
-    assert "AKIAOLD" not in environment
-    assert "AWS_CA_BUNDLE" not in environment
-    assert ("AWS_SESSION_TOKEN=" in environment) == (mode == "environment")
 
 
 def test_metrics_stay_on_loopback(host: Any) -> None:
