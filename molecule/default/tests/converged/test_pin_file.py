@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,27 @@ def play(tmp_path: Path, pipelining: bool) -> str:
     return done.stdout
 
 
+# Files that are there for a moment count too. Ends with the file that says so, or by itself.
+WATCH = f"""
+for n in $(seq 3000); do
+    test -e {DIRECTORY}/end && exit
+    grep -rsF "{NEEDLE}" /home /tmp /var/tmp && exit
+    sleep 0.01
+done
+exit 1
+"""
+
+
 @pytest.mark.parametrize("pipelining", [False, True])
 def test_no_other_file_of_the_device_holds_it(host: Any, kept: Path, pipelining: bool) -> None:
-    said = play(kept, pipelining)
+    with ThreadPoolExecutor(1) as pool:
+        watch = pool.submit(host.run, WATCH)
+        try:
+            said = play(kept, pipelining)
+        finally:
+            host.check_output("touch %s/end", DIRECTORY)
+        seen = watch.result()
+    assert (seen.rc, seen.stdout) == (0, "")
     assert "changed=1" in said
     assert PIN not in said
     assert "changed=0" in play(kept, pipelining)
