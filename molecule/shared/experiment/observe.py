@@ -153,7 +153,7 @@ class Rows:
 
 def rows(host: str, path: str) -> Rows:
     """Read table Sample of a database on a machine."""
-    lines = run(host, ["sudo", "python3", "-c", _ROWS, path]).splitlines()
+    lines = run(host, ["sudo", "python3", "-I", "-c", _ROWS, path]).splitlines()
     return Rows(lines[0], lines[1:])
 
 

@@ -62,9 +62,9 @@ def use_debian_pycurl(device: Device) -> None:
     paths = [str(ROOT), str(packages), "/usr/lib/python3/dist-packages"]
 
     def run(
-        *arguments: str, env: dict[str, str] | None = None, **given: Any
+        *arguments: str, env: dict[str, str] | None = None, first: str = "", **given: Any
     ) -> subprocess.CompletedProcess[str]:
-        code = f"import sys; sys.path[:0] = {paths!r}\n"
+        code = f"{first}\nimport sys; sys.path[:0] = {paths!r}\n"
         code += "from edge_rotator.cli import main; sys.exit(main())"
         return subprocess.run(
             [str(DEBIAN_PYTHON), "-IS", "-c", code, "--config", str(device.config), *arguments],

@@ -41,7 +41,7 @@ with open("/var/lib/edge-rotator/state.json", "r+") as file:
 def test_a_clock_set_back_makes_litestream_ask_again(host: Any, name: str) -> None:
     """As if it had been an hour ahead at the last rotation: the old keys would be kept for an hour."""
     since = observe.now(name)
-    host.check_output("python3 -c %s", SET_BACK)
+    host.check_output("python3 -I -c %s", SET_BACK)
     # What edge-rotator-due.timer does when the clock is set, which a container cannot.
     host.check_output("systemctl start edge-rotator-due.service edge-rotator.service")
     assert observe.events(name, "rotated", since)[0].fields["reason"] == "clock_step"

@@ -30,7 +30,7 @@ for label, needle in needles.items():
 @pytest.fixture(autouse=True)
 def _needles(host: Any, at_rest: None) -> Iterator[None]:
     """Put what must not be found on tmpfs: the PIN, and what is secret of the credentials."""
-    host.check_output("python3 -c %s", PREPARE)
+    host.check_output("python3 -I -c %s", PREPARE)
     yield
     host.check_output("rm -r /run/needle")
 
