@@ -51,7 +51,7 @@ options:
   timeout:
     description: Seconds after which the build has failed.
     type: int
-    default: 1800
+    default: 3600
 attributes:
   check_mode:
     description: Whether check mode tells what would change.
@@ -169,7 +169,7 @@ def main() -> None:
             "sources": {"type": "path", "required": True},
             "output": {"type": "path", "required": True},
             "mirrors": {"type": "list", "elements": "str", "default": []},
-            "timeout": {"type": "int", "default": 1800},
+            "timeout": {"type": "int", "default": 3600},
         },
         supports_check_mode=True,
     )
