@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -211,3 +216,55 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="a"):
         descriptors.open_directory(str(tmp_path / "a"))
+
+
+LITESTREAM = shutil.which("litestream")
+OPEN = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select x from t').fetchall())"
+
+
+@as_root
+@pytest.mark.skipif(LITESTREAM is None, reason="needs Litestream")
+def test_an_application_reads_no_others_database_while_both_are_replicated(run: Run) -> None:
+    """Real users: two applications, each with a group of its own, and Litestream in both groups."""
+    users = {"a": 64001, "b": 64002, "litestream": 64003}
+    # Two groups that every Debian has, and nobody else is in on the machine that tests.
+    groups = {"a": grp.getgrnam("games").gr_gid, "b": grp.getgrnam("news").gr_gid}
+
+    def as_user(name: str, *command: str) -> subprocess.CompletedProcess[str]:
+        member = [str(groups[name])] if name in groups else [str(gid) for gid in groups.values()]
+        become = ["setpriv", f"--reuid={users[name]}", f"--regid={member[0]}", f"--groups={','.join(member)}"]
+        return subprocess.run([*become, *command], capture_output=True, text=True, timeout=60, check=False)
+
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name)
+        top.chmod(0o755)
+        for app in "ab":
+            (top / app).mkdir()
+            connection = sqlite3.connect(top / app / "app.db")
+            connection.executescript(f"PRAGMA journal_mode=wal; CREATE TABLE t AS SELECT '{app}' AS x")
+            connection.close()
+            os.chown(top / app, users[app], -1)
+            os.chown(top / app / "app.db", users[app], -1)
+        names = {app: grp.getgrgid(gid).gr_name for app, gid in groups.items()}
+        run(
+            directories={str(top / app): names[app] for app in "ab"},
+            searches=[search(top / app, "app.db") for app in "ab"],
+        )
+        replicas = top / "replicas"
+        replicas.mkdir()
+        os.chown(replicas, users["litestream"], -1)
+        dbs = [
+            {"path": str(top / app / "app.db"), "replica": {"type": "file", "path": str(replicas / app)}}
+            for app in "ab"
+        ]
+        (top / "litestream.yml").write_text(json.dumps({"dbs": dbs}))
+        done = as_user(
+            "litestream", str(LITESTREAM), "replicate", "-once", "-config", str(top / "litestream.yml")
+        )
+        assert done.returncode == 0, done.stderr
+        assert all(any((replicas / app).rglob("*.ltx")) for app in "ab")
+        for app, other in ("ab", "ba"):
+            assert as_user(app, "python3", "-c", OPEN, str(top / app / "app.db")).stdout == f"[('{app}',)]\n"
+            for path in (top / other / "app.db", replicas / other):
+                assert as_user(app, "python3", "-c", OPEN, str(path)).returncode != 0
+            assert as_user(app, "ls", str(top / other)).returncode != 0
