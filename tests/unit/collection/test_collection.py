@@ -61,7 +61,8 @@ def test_archive_holds_what_a_control_node_runs(archive: Path, repository: Path)
         files = {member.name for member in packed.getmembers() if member.isfile()}
     tops = {name.split("/")[0] for name in files} - {"MANIFEST.json", "FILES.json"}
     assert tops == {
-        *("CHANGELOG.md", "LICENSE", "README.md", "execution-environment.yml", "pyproject.toml"),
+        *("CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md"),
+        *("execution-environment.yml", "pyproject.toml"),
         *(
             "changelogs",
             "docs",

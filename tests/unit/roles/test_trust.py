@@ -22,10 +22,9 @@ FILES = sorted(
         *ROOT.glob("playbooks/**/*.yml"),
     ]
 )
-# Modules that bring a file from a host to the control node, and the two uses there are: a signing request,
-# which is no program, and what a restore printed.
+# Modules that bring a file from a host to the control node, and the one use there is: what a restore printed.
 FROM_A_HOST = {"fetch", "slurp", "synchronize"}
-ALLOWED = {("enroll.yml", "fetch"), ("restore.yml", "slurp")}
+ALLOWED = {("restore.yml", "slurp")}
 BUILDS = {"edge_rotator_bundle", "debian_build"}
 COMPILES = re.compile(r"\b(pip3?|gcc|g\+\+|cc|make|cmake|cython|setup\.py|git)\b")
 
