@@ -71,8 +71,29 @@ def test_a_certificate_may_use_this_alias_and_do_nothing_else(stack: None) -> No
     ]
 
 
-def by_template(action: str, bucket: str, key: str, prefix: str | None) -> bool:
+def bucket_denies(action: str, headers: dict[str, str]) -> bool:
+    """Evaluate the bucket's policy, which moto does not know: Deny statements with one condition each."""
+    template = yaml.load(TEMPLATE.read_text(), yaml.BaseLoader)  # noqa: S506 - keeps "false" a text
+    given = {"aws:SecureTransport": "true", **{f"s3:{name}": value for name, value in headers.items()}}
+    for statement in template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]:
+        assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+        ((operator, wanted),) = statement["Condition"].items()
+        ((key, value),) = wanted.items()
+        holds = {
+            "Bool": given.get(key) == value,
+            "Null": (key not in given) == (value == "true"),
+        }[operator]
+        if fnmatchcase(action, statement["Action"]) and holds:
+            return True
+    return False
+
+
+def by_template(
+    action: str, bucket: str, key: str, prefix: str | None, headers: dict[str, str] | None = None
+) -> bool:
     """Evaluate the role's policy as IAM does: Allow statements, wildcards, one condition."""
+    if bucket_denies(action, headers or {}):
+        return False
     arn = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
     policy = boto3.client("iam").get_role_policy(RoleName=the_role()["RoleName"], PolicyName="own-prefix")
     for statement in statements(policy["PolicyDocument"]):
@@ -86,10 +107,12 @@ def by_template(action: str, bucket: str, key: str, prefix: str | None) -> bool:
     return False
 
 
-def by_lab(method: str, bucket: str, key: str, prefix: str | None) -> bool:
+def by_lab(
+    method: str, bucket: str, key: str, prefix: str | None, headers: dict[str, str] | None = None
+) -> bool:
     """Ask the lab's S3 gate."""
     query = f"?prefix={prefix}" if prefix is not None else ""
-    operation = read_operation(method, f"/{bucket}/{key}{query}")
+    operation = read_operation(method, f"/{bucket}/{key}{query}", (headers or {}).items())
     try:
         authorise(DEVICE_KEY, operation, operation.keys, BUCKET)
     except S3Error:
@@ -118,3 +141,27 @@ def test_a_device_reaches_its_own_prefix_alone(
 ) -> None:
     assert by_template(action, bucket, key, prefix) == allowed
     assert by_lab(method, bucket, key, prefix) == allowed, "the lab refuses what AWS would"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        *("s3:GetObjectVersion", "s3:DeleteObjectVersion", "s3:ListBucketVersions"),
+        *("s3:PutBucketVersioning", "s3:PutLifecycleConfiguration", "s3:PutEncryptionConfiguration"),
+        *("s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:DeleteBucket", "s3:PutObjectTagging"),
+        *("s3:PutObjectAcl", "s3:PutObjectRetention", "s3:BypassGovernanceRetention"),
+    ],
+)
+def test_a_thief_cannot_touch_what_an_undelete_needs(action: str, stack: None) -> None:
+    """Old versions, and that the bucket keeps them."""
+    for key in ("", f"{THING}/sample.db/0/1.ltx"):
+        for prefix in (None, f"{THING}/"):
+            assert not by_template(action, BUCKET, key, prefix)
+
+
+def test_nobody_writes_with_a_key_that_only_the_writer_knows(stack: None) -> None:
+    key = f"{THING}/sample.db/0/1.ltx"
+    own = {"x-amz-server-side-encryption-customer-algorithm": "AES256"}
+    for headers, allowed in (({}, True), (own, False)):
+        assert by_template("s3:PutObject", BUCKET, key, None, headers) == allowed
+        assert by_lab("PUT", BUCKET, key, None, headers) == allowed, "the lab is as strict"
