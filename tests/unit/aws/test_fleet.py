@@ -187,7 +187,7 @@ def test_a_lost_device_is_denied_everything_that_the_role_allows(stack: None) ->
         )
 
     actions = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
-    asked = [(action, "{}/sample.db/0/1.ltx", None) for action in actions]
+    asked: list[tuple[str, str, str | None]] = [(action, "{}/sample.db/0/1.ltx", None) for action in actions]
     asked += [("s3:ListBucket", "", "{}/"), ("s3:ListBucket", "", "{}/sample.db/")]
     for action, key, prefix in asked:
         for thing, lost in ((THING, True), ("edge-00012", False)):
