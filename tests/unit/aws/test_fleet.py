@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -71,8 +72,29 @@ def test_a_certificate_may_use_this_alias_and_do_nothing_else(stack: None) -> No
     ]
 
 
-def by_template(action: str, bucket: str, key: str, prefix: str | None) -> bool:
+def bucket_denies(action: str, headers: dict[str, str]) -> bool:
+    """Evaluate the bucket's policy, which moto does not know: Deny statements with one condition each."""
+    template = yaml.load(TEMPLATE.read_text(), yaml.BaseLoader)  # noqa: S506 - keeps "false" a text
+    given = {"aws:SecureTransport": "true", **{f"s3:{name}": value for name, value in headers.items()}}
+    for statement in template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]:
+        assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+        ((operator, wanted),) = statement["Condition"].items()
+        ((key, value),) = wanted.items()
+        holds = {
+            "Bool": given.get(key) == value,
+            "Null": (key not in given) == (value == "true"),
+        }[operator]
+        if fnmatchcase(action, statement["Action"]) and holds:
+            return True
+    return False
+
+
+def by_template(
+    action: str, bucket: str, key: str, prefix: str | None, headers: dict[str, str] | None = None
+) -> bool:
     """Evaluate the role's policy as IAM does: Allow statements, wildcards, one condition."""
+    if bucket_denies(action, headers or {}):
+        return False
     arn = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
     policy = boto3.client("iam").get_role_policy(RoleName=the_role()["RoleName"], PolicyName="own-prefix")
     for statement in statements(policy["PolicyDocument"]):
@@ -86,10 +108,12 @@ def by_template(action: str, bucket: str, key: str, prefix: str | None) -> bool:
     return False
 
 
-def by_lab(method: str, bucket: str, key: str, prefix: str | None) -> bool:
+def by_lab(
+    method: str, bucket: str, key: str, prefix: str | None, headers: dict[str, str] | None = None
+) -> bool:
     """Ask the lab's S3 gate."""
     query = f"?prefix={prefix}" if prefix is not None else ""
-    operation = read_operation(method, f"/{bucket}/{key}{query}")
+    operation = read_operation(method, f"/{bucket}/{key}{query}", (headers or {}).items())
     try:
         authorise(DEVICE_KEY, operation, operation.keys, BUCKET)
     except S3Error:
@@ -118,3 +142,56 @@ def test_a_device_reaches_its_own_prefix_alone(
 ) -> None:
     assert by_template(action, bucket, key, prefix) == allowed
     assert by_lab(method, bucket, key, prefix) == allowed, "the lab refuses what AWS would"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        *("s3:GetObjectVersion", "s3:DeleteObjectVersion", "s3:ListBucketVersions"),
+        *("s3:PutBucketVersioning", "s3:PutLifecycleConfiguration", "s3:PutEncryptionConfiguration"),
+        *("s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:DeleteBucket", "s3:PutObjectTagging"),
+        *("s3:PutObjectAcl", "s3:PutObjectRetention", "s3:BypassGovernanceRetention"),
+    ],
+)
+def test_a_thief_cannot_touch_what_an_undelete_needs(action: str, stack: None) -> None:
+    """Old versions, and that the bucket keeps them."""
+    for key in ("", f"{THING}/sample.db/0/1.ltx"):
+        for prefix in (None, f"{THING}/"):
+            assert not by_template(action, BUCKET, key, prefix)
+
+
+def test_nobody_writes_with_a_key_that_only_the_writer_knows(stack: None) -> None:
+    key = f"{THING}/sample.db/0/1.ltx"
+    own = {"x-amz-server-side-encryption-customer-algorithm": "AES256"}
+    for headers, allowed in (({}, True), (own, False)):
+        assert by_template("s3:PutObject", BUCKET, key, None, headers) == allowed
+        assert by_lab("PUT", BUCKET, key, None, headers) == allowed, "the lab is as strict"
+
+
+def test_a_lost_device_is_denied_everything_that_the_role_allows(stack: None) -> None:
+    """The policy that docs/aws.md puts beside the role's own."""
+    page = (TEMPLATE.parents[1] / "docs/aws.md").read_text()
+    text = page.partition("--policy-name lost-$thing --policy-document '")[2].partition("]}'\n")[0] + "]}"
+    denied = json.loads(text.replace("'$thing'", THING))["Statement"]
+
+    def denies(action: str, key: str, prefix: str | None) -> bool:
+        arn = f"arn:aws:s3:::{BUCKET}/{key}" if key else f"arn:aws:s3:::{BUCKET}"
+        return any(
+            fnmatchcase(action, entry["Action"])
+            and fnmatchcase(arn, entry["Resource"])
+            and fnmatchcase(
+                prefix or "", entry.get("Condition", {}).get("StringLike", {}).get("s3:prefix", "*")
+            )
+            for entry in denied
+            if entry["Effect"] == "Deny"
+        )
+
+    actions = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
+    asked: list[tuple[str, str, str | None]] = [(action, "{}/sample.db/0/1.ltx", None) for action in actions]
+    asked += [("s3:ListBucket", "", "{}/"), ("s3:ListBucket", "", "{}/sample.db/")]
+    for action, key, prefix in asked:
+        for thing, lost in ((THING, True), ("edge-00012", False)):
+            own = (action, key.format(thing), prefix and prefix.format(thing))
+            assert denies(*own) == lost
+            if lost:
+                assert by_template(own[0], BUCKET, own[1], own[2]), "the role would allow it"

@@ -79,7 +79,11 @@ def test_a_thing_may_do_nothing_else(method: str, path: str, query: str) -> None
 
 
 @pytest.mark.parametrize(
-    "header", ["x-amz-acl", "x-amz-grant-read", "X-Amz-Tagging", "x-amz-object-lock-mode"]
+    "header",
+    [
+        *("x-amz-acl", "x-amz-grant-read", "X-Amz-Tagging", "x-amz-object-lock-mode"),
+        "x-amz-server-side-encryption-customer-algorithm",
+    ],
 )
 def test_a_header_that_asks_for_more_than_an_upload(header: str) -> None:
     operation = policy.read_operation("PUT", OWN, [(header, "x")])

@@ -36,8 +36,9 @@ _OBJECT_ACTIONS = {
     ("POST", frozenset({"uploadId"})): PUT,
     ("DELETE", frozenset({"uploadId"})): ABORT,
 }
-# Headers that ask for more than s3:PutObject.
-_FURTHER = ("x-amz-acl", "x-amz-grant-", "x-amz-tagging", "x-amz-object-lock-", "x-amz-bypass-")
+# Headers that ask for more than s3:PutObject, or that the bucket's policy refuses.
+_SSE_C = "x-amz-server-side-encryption-customer-"
+_FURTHER = ("x-amz-acl", "x-amz-grant-", "x-amz-tagging", "x-amz-object-lock-", "x-amz-bypass-", _SSE_C)
 _MAX_BATCH = 1000
 
 
