@@ -13,7 +13,6 @@ import re
 import sys
 import termios
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from edge_rotator.errors import RotatorError
 
@@ -148,12 +147,16 @@ def _leave_terminal() -> None:
     os.close(terminal)
 
 
+def _quote(text: str, plain: str = "") -> str:
+    """Percent-encode for a URI, but for letters, digits, `_.-~` and what is in `plain`."""
+    others = f"[^A-Za-z0-9_.~{plain}-]".encode()
+    return re.sub(others, lambda found: b"%%%02X" % found[0][0], text.encode()).decode()
+
+
 def key_uri(config: Config, pin_path: str) -> str:
     """Name the key in the token; the PIN only ever by the file that holds it."""
-    uri = (
-        f"pkcs11:token={quote(config.label, safe='')};object={quote(config.key_label, safe='')};type=private"
-    )
-    return f"{uri}?pin-source={quote(pin_path)}" if pin_path else uri
+    uri = f"pkcs11:token={_quote(config.label)};object={_quote(config.key_label)};type=private"
+    return f"{uri}?pin-source={_quote(pin_path, '/')}" if pin_path else uri
 
 
 def set_key(curl: pycurl.Curl, config: Config, pin_path: str) -> None:

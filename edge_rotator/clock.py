@@ -8,14 +8,13 @@ provider and Litestream.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(NamedTuple):
     """One reading of both clocks, in seconds: since 1970, and since the machine booted."""
 
     wall: float

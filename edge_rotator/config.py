@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_rotator.errors import RotatorError
 
@@ -25,8 +24,7 @@ _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
 _ENVIRONMENT_REFUSED = r"LD_.*|PYTHON.*|AWS_.*|PATH|SSLKEYLOGFILE"
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """One key of the file: its default (REQUIRED: none), what a value must be, the same in words."""
 
     default: Any

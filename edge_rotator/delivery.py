@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import grp
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 from edge_rotator.clock import format_iso, parse_iso
@@ -18,14 +17,16 @@ _SHORTEST_SHARE = 0.1  # of the expected life time; less is of no use to anybody
 _AS_EXPECTED = 0.9  # of the expected life time; the rest is the way here and the alias' rounding
 
 
-@dataclass(frozen=True)
 class Credentials:
-    """One set of credentials. `expiration` is the provider's, in seconds since 1970."""
+    """One set of credentials; its repr tells none. `expiration` is the provider's, in seconds since 1970."""
 
-    access_key_id: str = field(repr=False)
-    secret_access_key: str = field(repr=False)
-    session_token: str = field(repr=False)
-    expiration: float
+    def __init__(
+        self, access_key_id: str, secret_access_key: str, session_token: str, expiration: float
+    ) -> None:
+        self.access_key_id = access_key_id
+        self.secret_access_key = secret_access_key
+        self.session_token = session_token
+        self.expiration = expiration
 
 
 def _text(raw: dict[str, Any], key: str) -> str:

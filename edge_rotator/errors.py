@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TRANSIENT = "transient"  # retried after 1, 2, 4 … minutes, sooner or later if Retry-After says so
 PERMANENT = "permanent"  # somebody must fix it: at most four attempts an hour
@@ -18,8 +18,7 @@ NONE = "none"  # nothing was asked of provider or token: the next tick may try a
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # priorities of the journal
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """One class of error."""
 
     name: str

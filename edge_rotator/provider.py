@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 65536
 _MAX_MESSAGE = 200
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Answer:
@@ -34,9 +35,11 @@ class Answer:
 def _http_date(text: str) -> float | None:
     """Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`; None if it is no date."""
     try:
-        return datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC).timestamp()
-    except (ValueError, OverflowError):
+        _, day, month, year, time, zone = text.split(" ")
+        moment = datetime.fromisoformat(f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{time}")
+    except ValueError:
         return None
+    return moment.replace(tzinfo=UTC).timestamp() if zone == "GMT" and not moment.tzinfo else None
 
 
 def _retry_after(text: str, now: float) -> float | None:

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge_rotator.clock import Clock
 from edge_rotator.errors import KINDS, LATCH, PERMANENT, TRANSIENT, RotatorError
@@ -33,8 +33,7 @@ _NEXT = re.compile(rb"[ \t]*([0-9]{1,15})[ \t]+(/[^\n]*?)[ \t]*\n")
 _MAX_BYTES = 4096
 
 
-@dataclass(frozen=True)
-class Next:
+class Next(NamedTuple):
     """What `next` says: a second of the boot clock, and the file that has to exist until then."""
 
     at: int

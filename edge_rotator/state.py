@@ -7,8 +7,9 @@ at worst costs one early rotation.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from edge_rotator.clock import Clock
 from edge_rotator.errors import KINDS
@@ -20,8 +21,7 @@ _MAX_BYTES = 65536
 _MAX_NUMBER = 6e10  # s; as a time it is the year 3871, which datetime can still show
 
 
-@dataclass
-class Success:
+class Success(NamedTuple):
     """The last rotation: `wall` and `boot` say when; durations in seconds."""
 
     wall: float
@@ -31,8 +31,7 @@ class Success:
     due_after: float
 
 
-@dataclass
-class Failure:
+class Failure(NamedTuple):
     """The failed attempt that the next one waits for; `delay` (s) is how long."""
 
     kind: str
@@ -40,12 +39,11 @@ class Failure:
     reason: str  # what the attempt was made for
     wall: float
     boot: float
-    count: int  # how many in a row
+    count: int  # type: ignore[assignment]  # how many in a row; a tuple's own count is of no use here
     delay: float
 
 
-@dataclass
-class LastError:
+class LastError(NamedTuple):
     """The last error of all, kept after recovery, for people."""
 
     kind: str
@@ -53,24 +51,39 @@ class LastError:
     wall: float
 
 
-@dataclass
-class State:
+class State(SimpleNamespace):
     """Everything remembered. A fresh one makes a rotation due at once."""
 
-    success: Success | None = None
-    failure: Failure | None = None
-    last_error: LastError | None = None
-    latched: bool = False  # the token refused the PIN
-    pin: Stat | None = None  # the PIN file as it was then, and at the unknown ones
-    unknown: int = 0  # logins with that PIN of which nobody lived to record what became
-    accepted: Stat | None = None  # the PIN file with which a login last succeeded
-    restart_pending: bool = False  # Litestream has yet to read the environment file
-    clock_skew: float = 0.0  # server's clock minus ours (s), at the last answer
-    attempts: dict[str, int] = field(default_factory=dict)  # by outcome: rotated, or the error
+    success: Success | None
+    failure: Failure | None
+    last_error: LastError | None
+    latched: bool  # the token refused the PIN
+    pin: Stat | None  # the PIN file as it was then, and at the unknown ones
+    unknown: int  # logins with that PIN of which nobody lived to record what became
+    accepted: Stat | None  # the PIN file with which a login last succeeded
+    restart_pending: bool  # Litestream has yet to read the environment file
+    clock_skew: float  # server's clock minus ours (s), at the last answer
+    attempts: dict[str, int]  # by outcome: rotated, or the error
+
+    def __init__(self, **known: Any) -> None:
+        fresh: dict[str, Any] = {
+            "success": None,
+            "failure": None,
+            "last_error": None,
+            "latched": False,
+            "pin": None,
+            "unknown": 0,
+            "accepted": None,
+            "restart_pending": False,
+            "clock_skew": 0.0,
+            "attempts": {},
+        }
+        super().__init__(**fresh | known)
 
     def to_json(self) -> bytes:
         """Render for the file."""
-        return json.dumps({"version": VERSION, **asdict(self)}).encode() + b"\n"
+        records = {name: each and each._asdict() for name, each in vars(self).items() if name in _RECORDS}
+        return json.dumps({"version": VERSION, **vars(self), **records}).encode() + b"\n"
 
     def remaining(self, clock: Clock) -> float:
         """Seconds that the credentials of the last success still last, if that was in this boot.
@@ -122,15 +135,20 @@ _CHECKS = {
 _RECORDS: dict[str, type[Any]] = {"success": Success, "failure": Failure, "last_error": LastError}
 
 
-def _build(cls: type[Any], raw: dict[str, Any]) -> Any:
-    """Make a record of exactly its fields. Raises ValueError or TypeError."""
-    for each in fields(cls):
-        value = raw[each.name]
-        if each.name in _RECORDS:
-            raw[each.name] = None if value is None else _build(_RECORDS[each.name], value)
-        elif not _CHECKS[each.name](value):
-            raise ValueError(each.name)
-    return cls(**raw)
+def _checked(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return a record's fields if it has exactly these. Raises ValueError, LookupError or TypeError."""
+    if raw.keys() != set(names):
+        raise ValueError("not these fields")
+    return {name: _value(name, value) for name, value in raw.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    record = _RECORDS.get(name)
+    if record:
+        return None if value is None else record(**_checked(value, record._fields))
+    if not _CHECKS[name](value):
+        raise ValueError(name)
+    return value
 
 
 def parse(data: bytes) -> State:
@@ -140,10 +158,10 @@ def parse(data: bytes) -> State:
         if raw.pop("version") != VERSION:
             return State()
         # A state of version 2.0.0 has none of these two; its latch must not be lost.
-        state: State = _build(State, {"unknown": 0, "accepted": None, **raw})
+        raw = {"unknown": 0, "accepted": None, **raw}
+        return State(**_checked(raw, vars(State())))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return State()
-    return state
 
 
 def load(directory: str) -> State:

@@ -264,7 +264,7 @@ STEP = st.tuples(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(STEP, min_size=2, max_size=8), st.sampled_from(configuration.MODES))
 def test_no_run_stores_a_worse_credential(steps: list[tuple[str, float, bool]], mode: str) -> None:
-    """Whatever the provider does: what is stored never ends before what we promised before."""
+    """Unless somebody forces it, what is stored never ends before what we promised before."""
     world = Time()
     number = iter(range(100))
 
@@ -298,7 +298,7 @@ def test_no_run_stores_a_worse_credential(steps: list[tuple[str, float, bool]], 
                 assert kind in ("good", "short") and code == 0
                 assert state.success and state.success.wall == world.wall
                 # It may be promised less by the safety margin, never less than it really has.
-                assert world.wall + state.success.lifetime >= promised
+                assert force or world.wall + state.success.lifetime >= promised
                 promised = world.wall + state.success.usable
                 assert state.success.usable < state.success.lifetime
                 stored = now
