@@ -10,6 +10,7 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.building import (
     BuildError,
     BuildingAction,
+    check_platform,
 )
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import KeptError, kept
 
@@ -26,6 +27,7 @@ class ActionModule(BuildingAction):
         super().run(tmp, task_vars)
         options = dict(self._task.args)
         try:
+            check_platform(options)
             sources, output = Path(options.pop("sources")), Path(options.pop("output"))
             files = kept(output)
             changed = not files

@@ -82,8 +82,6 @@ files:
 import hashlib
 import os
 import shutil
-import signal
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -92,12 +90,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf"}
 ENDING_S = 60  # what mmdebstrap gets to clean up
+TIMED_OUT = (124, 137)  # exit codes of timeout
 ENVIRONMENT = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8"
 # mmdebstrap's words for what to leave out.
 APT = ['APT::Install-Recommends "false"', 'Acquire::Languages "none"']
 
 
-def missing(architecture: str) -> str:
+def missing(module: AnsibleModule, architecture: str) -> str:
     """Say what this host lacks for such a build: a command that mends it, or nothing."""
     if shutil.which("mmdebstrap") is None:
         return "apt-get install mmdebstrap debian-archive-keyring"
@@ -106,14 +105,17 @@ def missing(architecture: str) -> str:
     tool = shutil.which("arch-test")
     if tool is None:
         return "apt-get install qemu-user-static binfmt-support arch-test"
-    done = subprocess.run([tool, architecture], stdout=subprocess.DEVNULL, check=False)
-    return "apt-get install qemu-user-static && update-binfmts --enable" if done.returncode else ""
+    code, _unused, _unused = module.run_command([tool, architecture])
+    return "apt-get install qemu-user-static && update-binfmts --enable" if code else ""
 
 
 def command(parameters: dict[str, Any], script: Path) -> list[str]:
     """One mmdebstrap that makes the Debian, builds in it and removes it."""
     sources, output = parameters["sources"], parameters["output"]
     return [
+        "timeout",
+        f"--kill-after={ENDING_S}",
+        str(parameters["timeout"]),
         "mmdebstrap",
         "--variant=apt",
         "--format=null",
@@ -132,30 +134,6 @@ def command(parameters: dict[str, Any], script: Path) -> list[str]:
         "-",
         *parameters["mirrors"],
     ]
-
-
-def run(words: list[str], folder: Path, timeout_s: int) -> tuple[int, str]:
-    """Run mmdebstrap: its exit code and what it printed. One that takes too long may still clean up."""
-    process = subprocess.Popen(
-        words,
-        env={**os.environ, "TMPDIR": str(folder), "LC_ALL": "C.UTF-8"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _unused = process.communicate(timeout=timeout_s)
-        return process.returncode, said
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        said, _unused = process.communicate(timeout=ENDING_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, _unused = process.communicate()
-    return process.returncode or 1, f"{said}\nended after {timeout_s} s (option timeout)"
 
 
 def main() -> None:
@@ -177,7 +155,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     architecture, host = ARCHITECTURES[parameters["machine"]], os.uname().nodename
-    lacking = missing(architecture)
+    lacking = missing(module, architecture)
     if lacking:
         module.fail_json(
             msg=f"{host} cannot build for Debian {parameters['release']} {architecture}: {lacking}; "
@@ -189,17 +167,19 @@ def main() -> None:
     try:
         script = folder / "script"
         script.write_text(parameters["script"])
-        code, said = run(command(parameters, script), folder, parameters["timeout"])
+        code, output, errors = module.run_command(
+            command(parameters, script), environ_update={"TMPDIR": str(folder), "LC_ALL": "C.UTF-8"}
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if code:
-        tail = "\n".join(said.strip().splitlines()[-15:])
-        module.fail_json(
-            msg=f"the build for Debian {parameters['release']} {architecture} failed on {host}:\n{tail}"
-        )
-    output = Path(parameters["output"])
-    output.chmod(0o644)  # who logs in fetches it, whoever builds
-    module.exit_json(changed=True, sha256=hashlib.sha256(output.read_bytes()).hexdigest())
+        tail = "\n".join((output + errors).strip().splitlines()[-15:])
+        late = f", ended after {parameters['timeout']} s" if code in TIMED_OUT else ""
+        what = f"the build for Debian {parameters['release']} {architecture}"
+        module.fail_json(msg=f"{what} failed on {host}{late}:\n{tail}")
+    built = Path(parameters["output"])
+    built.chmod(0o644)  # who logs in fetches it, whoever builds
+    module.exit_json(changed=True, sha256=hashlib.sha256(built.read_bytes()).hexdigest())
 
 
 if __name__ == "__main__":

@@ -12,12 +12,24 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import keep, sha256
 
+# What a device may say of its platform, which becomes a path and an argument here.
+PLAIN = re.compile(r"[a-z0-9][a-z0-9_]*", re.ASCII)
 # Neither a path nor hidden.
 NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 
 
 class BuildError(Exception):
     """What the build host said."""
+
+
+def check_platform(options: dict[str, Any]) -> None:
+    """Refuse a platform that is none; its words are facts, so a device's.
+
+    Raises BuildError.
+    """
+    for name in ("release", "machine"):
+        if not PLAIN.fullmatch(str(options.get(name))):
+            raise BuildError(f"{name} is {options.get(name)!r}: that is no Debian")
 
 
 class BuildingAction(ActionBase):  # type: ignore[misc]

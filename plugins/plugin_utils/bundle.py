@@ -65,6 +65,8 @@ sys.exit(main())
 """
 # At the end: nothing of Debian's may stand before the standard library or the bundle.
 DEBIAN_PACKAGES = 'sys.path.append("/usr/lib/python3/dist-packages")\n'
+# Of a release, an architecture, a version.
+PLAIN = re.compile(r"[a-z0-9][a-z0-9_]*(\.[0-9]+)?", re.ASCII)
 
 
 class BundleError(Exception):
@@ -75,6 +77,10 @@ class Plan:
     """The bundle of one platform: where its parts are, and its digest."""
 
     def __init__(self, cache: str, release: str, machine: str, python: str, debian_pycurl: bool) -> None:
+        # Facts, so what the device says: they become paths here and arguments of programs.
+        for said in (release, machine, python):
+            if not PLAIN.fullmatch(said):
+                raise BundleError(f"the device calls its platform {said!r}: that is no Debian")
         self.root = COLLECTION
         self.release, self.machine, self.python = release, machine, python
         self.lock = self.root / "files/device-requirements.lock"

@@ -122,3 +122,22 @@ def test_what_changed_in_the_cache_is_not_pushed(tmp_path: Path, harmed: str) ->
     assert f"{directory} is not as it was made: part" in said
     assert "delete the directory" in said
     assert not plan.bundle.exists()
+
+
+@pytest.mark.parametrize("said", [{"release": "--customize-hook=touch PLANTED"}, {"machine": "../PLANTED"}])
+def test_hostile_facts_build_nothing(tmp_path: Path, said: dict[str, str]) -> None:
+    planted = tmp_path / "planted"
+    platform = {"release": "bookworm", "machine": "x86_64", **said}
+    build = {
+        **{name: value.replace("PLANTED", str(planted)) for name, value in platform.items()},
+        "packages": ["gcc"],
+        "script": "true",
+        "sources": str(tmp_path),
+        "output": str(tmp_path / "output"),
+    }
+    task = {"edge_litestream.appliance.debian_build": build, "delegate_to": "localhost"}
+    code, text = play(tmp_path, task)
+    assert code != 0
+    assert "that is no Debian" in text
+    assert not planted.exists()
+    assert not (tmp_path / "output.lock").exists(), "nothing was begun"

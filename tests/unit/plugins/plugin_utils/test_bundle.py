@@ -41,6 +41,21 @@ def test_variants_and_platforms_have_names_of_their_own(tmp_path: Path) -> None:
     assert plan(tmp_path).report() == plan(tmp_path).report(), "the same parts make the same name"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"release": "--customize-hook=id"},
+        {"machine": "../../../etc"},
+        {"python": "3.11/../../x"},
+        {"python": "3.11\n"},
+        {"release": ""},
+    ],
+)
+def test_what_a_device_says_of_itself_is_no_path_and_no_option(tmp_path: Path, said: dict[str, str]) -> None:
+    with pytest.raises(bundle.BundleError, match="that is no Debian"):
+        plan(tmp_path, **said)
+
+
 def test_bundle_that_changed_in_the_cache_is_refused(tmp_path: Path) -> None:
     planned = plan(tmp_path)
     keep(planned.folder, lambda target: (target / planned.bundle.name).write_bytes(b"whole"))
