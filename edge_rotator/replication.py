@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from edge_rotator.clock import parse_iso, read_clock
 
-LIST_TIMEOUT = 6.0  # s; litestream-query gives Litestream 5
+LIST_TIMEOUT = 10.0  # s; litestream-query gives Litestream 5
 NOT_RUNNING = 127
 _MAX_ANSWER = 1048576
 _FUTURE = 60.0  # s; a sync later than that was dated by a clock that has been set back since

@@ -327,12 +327,13 @@ def restored(work: str, out: str, group: int) -> int:
 
 
 def owner(directory: int, name: str) -> tuple[int, int]:
-    """User and group of the old database, or of its directory."""
+    """User and group of the old database, or of its directory; where that is set-group-ID, its group."""
+    above = os.fstat(directory)
     try:
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
-        info = os.fstat(directory)
-    return info.st_uid, info.st_gid
+        info = above
+    return info.st_uid, above.st_gid if above.st_mode & stat.S_ISGID else info.st_gid
 
 
 def restore(params: dict[str, Any], path: str, entry: dict[str, Any], unit: dict[str, list[str]]) -> str:

@@ -52,6 +52,25 @@ BAD = {
         {"litestream_config": {"dbs": [DATABASE, {**DATABASE, "path": "/var/lib/b/b.db"}]}},
         ["edge-backups/edge01/sample.db", "give each its own"],
     ),
+    "a directory that its user could exchange": (
+        {"litestream_config": {"dbs": [{**DATABASE, "path": "/home/admin/app/app.db"}]}},
+        ["/home/admin/app is below /home/admin", "belong to root and writable for nobody else"],
+    ),
+    "two applications that would read each other's databases": (
+        {
+            "litestream_config": {
+                "dbs": [
+                    DATABASE,
+                    {"path": "/var/lib/b/b.db", "replica": {**REPLICA, "path": "edge01/b.db"}},
+                ]
+            }
+        },
+        ["litestream_config.dbs[1].path is '/var/lib/b/b.db'", "name the group of /var/lib/b"],
+    ),
+    "an endpoint without TLS": (
+        {"litestream_config": {"dbs": [DATABASE], "endpoint": "http://s3.lab.test:9000"}},
+        ["litestream_config.endpoint is 'http://s3.lab.test:9000'", "data goes by TLS alone"],
+    ),
     "0.3 with restarts and retention that never happens": (
         {
             "litestream_version": "0.3.13",

@@ -17,12 +17,16 @@ GONE = [
     "/etc/systemd/system/litestream.path",
     "/etc/systemd/system/litestream-restart.path",
     "/etc/systemd/system/litestream-restart.service",
+    "/etc/systemd/system/litestream-query.socket",
+    "/etc/systemd/system/litestream-query@.service",
     "/etc/systemd/system/sample-app.service",
     "/opt/edge-rotator",
     "/opt/litestream",
     "/run/edge-rotator",
+    "/run/litestream-query.sock",
     "/usr/local/bin/edge-rotator",
     "/usr/local/bin/litestream",
+    "/usr/local/lib/litestream-query",
     "/var/lib/edge-rotator",
 ]
 

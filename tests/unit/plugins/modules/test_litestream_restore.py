@@ -105,6 +105,17 @@ def test_a_database_that_is_gone_comes_back(run: Run, config: dict[str, Any], pa
     assert path.stat().st_uid == NOBODY, "its directory's owner"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another group")
+def test_what_is_restored_belongs_to_the_directorys_group(
+    run: Run, config: dict[str, Any], path: Path
+) -> None:
+    """Each application has one of its own; the old database may have been a copy that root made."""
+    os.chown(path.parent, NOBODY, NOBODY)
+    path.parent.chmod(0o2770)
+    assert "failed" not in run(**args(config))
+    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
+
+
 def test_a_failure_leaves_everything_as_it_is(run: Run, config: dict[str, Any], path: Path) -> None:
     before = sorted(entry.name for entry in path.parent.iterdir())
     done = run(**args(config, timestamp="2001-01-01T00:00:00Z"))
