@@ -19,7 +19,7 @@ NAME, ELSEWHERE = "credentials.lab.test", "elsewhere.lab.test"
 S3_NAME = "s3.lab.test"
 PLACE = "/run/edge-impostor"
 
-# On the cloud machine: one line per request that came through, the port.
+# On the cloud machine: one line per request that came through, the port; the port negative where a client hung up on TLS.
 _SERVER = """
 import json, ssl, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +47,8 @@ class Server(ThreadingHTTPServer):
         request.settimeout(10)
         try:
             super().finish_request(self.context.wrap_socket(request, server_side=True), address)
+        except ssl.SSLError:
+            print(-self.server_port, flush=True)
         except OSError:
             pass
 
@@ -65,7 +67,11 @@ time.sleep(300)
 
 
 def requests() -> list[int]:
-    """Ports of the requests that came through, since the servers began."""
+    """Ports of the requests that came through since the servers began."""
+    return [port for port in _seen() if port > 0]
+
+
+def _seen() -> list[int]:
     return [int(port) for port in observe.run(observe.CLOUD, f"cat {PLACE}.log").split()]
 
 
@@ -133,22 +139,21 @@ if ca:
     environment["SSL_CERT_FILE"] = ca
 user = pwd.getpwnam("litestream")
 os.initgroups("litestream", user.pw_gid); os.setgid(user.pw_gid); os.setuid(user.pw_uid)
-command = ["litestream", "restore", "-config", config, "-o", "/nonexistent/x", "/var/lib/sample-app/sample.db"]
+command = ["litestream", "ltx", "-config", config, "/var/lib/sample-app/sample.db"]
 os.execve("/usr/local/bin/litestream", command, environment)
 """
 
 
-def restore(host: Any, endpoint: str, ca: str = "") -> str:
-    """Have Litestream ask this S3 with its own environment; return what it said."""
+def look(host: Any, endpoint: str, ca: str = "") -> None:
+    """Have Litestream ask this S3 for a list, with its own environment. It retries what fails, and does not say why."""
     pid = host.check_output("systemctl show --property=MainPID --value litestream.service")
     host.check_output(
         f"sed 's#endpoint: .*#endpoint: https://{endpoint}#' /etc/litestream.yml > {PLACE}/litestream.yml"
     )
-    done = host.run(
-        f"unshare --mount sh -c 'mount --bind {PLACE}/hosts /etc/hosts && exec timeout 60 python3 -c \"$0\" \"$@\"' "
+    host.run(
+        f"unshare --mount sh -c 'mount --bind {PLACE}/hosts /etc/hosts && exec timeout 5 python3 -c \"$0\" \"$@\"' "
         f"{shlex.quote(_LITESTREAM)} {pid} {PLACE}/litestream.yml '{ca}'"
     )
-    return str(done.stdout + done.stderr)
 
 
 def assert_provider_refused(host: Any) -> None:
@@ -167,12 +172,11 @@ def assert_provider_refused(host: Any) -> None:
 def assert_s3_refused(host: Any) -> None:
     """The same of Litestream and a false S3."""
     with servers(), place(host):
-        for port, words in ((ROGUE, "unknown authority"), (WRONG_HOST, ELSEWHERE), (OLD_TLS, "protocol version")):
-            said = restore(host, f"{S3_NAME}:{port}")
-            assert words in said, said
-        assert requests() == []
-        restore(host, f"{S3_NAME}:{ROGUE}", f"{PLACE}/rogue.pem")
-        restore(host, f"{ELSEWHERE}:{WRONG_HOST}")
+        for port in (ROGUE, WRONG_HOST, OLD_TLS):
+            look(host, f"{S3_NAME}:{port}")
+        assert set(_seen()) == {-ROGUE, -WRONG_HOST, -OLD_TLS}
+        look(host, f"{S3_NAME}:{ROGUE}", f"{PLACE}/rogue.pem")
+        look(host, f"{ELSEWHERE}:{WRONG_HOST}")
         assert set(requests()) == {ROGUE, WRONG_HOST}
         _assert_old_tls(host)
 
