@@ -19,7 +19,8 @@ NAME, ELSEWHERE = "credentials.lab.test", "elsewhere.lab.test"
 S3_NAME = "s3.lab.test"
 PLACE = "/run/edge-impostor"
 
-# On the cloud machine: one line per request that came through, the port; the port negative where a client hung up on TLS.
+# On the cloud machine: one line per request that came through, the port; negative where a client hung up
+# on TLS.
 _SERVER = """
 import json, ssl, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +30,8 @@ class Handler(BaseHTTPRequestHandler):
         print(self.server.server_port, flush=True)
         names = ("accessKeyId", "secretAccessKey", "sessionToken")
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 900))
-        body = json.dumps({"credentials": {**dict.fromkeys(names, "FALSEFALSEFALSEFALSE"), "expiration": until}})
+        found = {**dict.fromkeys(names, "FALSEFALSEFALSEFALSE"), "expiration": until}
+        body = json.dumps({"credentials": found})
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -67,7 +69,7 @@ time.sleep(300)
 
 
 def requests() -> list[int]:
-    """Ports of the requests that came through since the servers began."""
+    """List the ports of the requests that came through since the servers began."""
     return [port for port in _seen() if port > 0]
 
 
@@ -79,7 +81,9 @@ def _seen() -> list[int]:
 def servers() -> Iterator[None]:
     """Run the false servers for at most five minutes."""
     stop = f"sudo systemctl stop edge-impostor.service; sudo rm -f {PLACE}.log {PLACE}.py"
-    observe.run(observe.CLOUD, f"{stop}; printf %s {shlex.quote(_SERVER)} | sudo tee {PLACE}.py >/dev/null", False)
+    observe.run(
+        observe.CLOUD, f"{stop}; printf %s {shlex.quote(_SERVER)} | sudo tee {PLACE}.py >/dev/null", False
+    )
     try:
         observe.run(
             observe.CLOUD,
@@ -94,7 +98,7 @@ def servers() -> Iterator[None]:
 
 @contextmanager
 def place(host: Any) -> Iterator[None]:
-    """Directory on the device for what the attempts need; a hosts file that knows the wrong host, too."""
+    """Make a directory on the device for what the attempts need; a hosts file that knows the wrong host, too."""
     cloud = host.check_output(f"getent hosts {NAME}").split()[0]
     rogue = (paths().pki / "rogue-ca.crt").read_text()
     try:
@@ -145,21 +149,31 @@ os.execve("/usr/local/bin/litestream", command, environment)
 
 
 def look(host: Any, endpoint: str, ca: str = "") -> None:
-    """Have Litestream ask this S3 for a list, with its own environment. It retries what fails, and does not say why."""
+    """Have Litestream ask this S3 for a list, with its own environment.
+
+    It retries what fails, and does not say why.
+    """
     pid = host.check_output("systemctl show --property=MainPID --value litestream.service")
     host.check_output(
         f"sed 's#endpoint: .*#endpoint: https://{endpoint}#' /etc/litestream.yml > {PLACE}/litestream.yml"
     )
     host.run(
-        f"unshare --mount sh -c 'mount --bind {PLACE}/hosts /etc/hosts && exec timeout 5 python3 -c \"$0\" \"$@\"' "
+        f'unshare --mount sh -c \'mount --bind {PLACE}/hosts /etc/hosts && exec timeout 5 python3 -c "$0" "$@"\' '
         f"{shlex.quote(_LITESTREAM)} {pid} {PLACE}/litestream.yml '{ca}'"
     )
 
 
 def assert_provider_refused(host: Any) -> None:
-    """No false provider is sent a request by this device's backend; the loosened attempts are, which proves the rest."""
+    """Check that no false provider is sent a request by this device's backend.
+
+    The loosened attempts get through, which proves the rest.
+    """
     with servers(), place(host):
-        for port, words in ((ROGUE, "tls_server_untrusted"), (WRONG_HOST, "tls_host_mismatch"), (OLD_TLS, "tls")):
+        for port, words in (
+            (ROGUE, "tls_server_untrusted"),
+            (WRONG_HOST, "tls_host_mismatch"),
+            (OLD_TLS, "tls"),
+        ):
             said = rotate(host, f"{NAME}:{port}")
             assert f"error={words}" in said, said
         assert requests() == []
@@ -170,7 +184,7 @@ def assert_provider_refused(host: Any) -> None:
 
 
 def assert_s3_refused(host: Any) -> None:
-    """The same of Litestream and a false S3."""
+    """Check the same of Litestream and a false S3."""
     with servers(), place(host):
         for port in (ROGUE, WRONG_HOST, OLD_TLS):
             look(host, f"{S3_NAME}:{port}")
@@ -182,7 +196,9 @@ def assert_s3_refused(host: Any) -> None:
 
 
 def _assert_old_tls(host: Any) -> None:
-    """A client that does not mind gets through to the one that speaks TLS 1.1."""
-    asked = r"printf 'GET / HTTP/1.0\r\n\r\n' | openssl s_client -quiet -tls1_1 -cipher ALL:@SECLEVEL=0 -connect"
+    """Check that a client that does not mind gets through to the one that speaks TLS 1.1."""
+    asked = (
+        r"printf 'GET / HTTP/1.0\r\n\r\n' | openssl s_client -quiet -tls1_1 -cipher ALL:@SECLEVEL=0 -connect"
+    )
     host.run(f"{asked} {NAME}:{OLD_TLS}")
     assert OLD_TLS in requests()

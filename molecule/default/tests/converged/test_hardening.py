@@ -47,12 +47,18 @@ def test_what_root_or_a_unit_runs_is_roots(host: Any) -> None:
     units = host.check_output("cat $(grep -l '^# Ansible managed' /etc/systemd/system/*.service)")
     programs = set(re.findall(r"^Exec\w+=[-+!@:]*(/\S+)", units, re.MULTILINE))
     assert {"/usr/local/bin/edge-rotator", "/usr/bin/python3", "/bin/sh"} <= programs
-    trees = "/opt/edge-rotator /opt/litestream /usr/local/bin /usr/local/lib /etc/systemd/system /etc/sudoers.d"
-    files = " ".join(programs | {"/etc/tmpfiles.d/edge-rotator.conf", "/etc/litestream.yml", "/etc/edge-rotator"})
+    trees = (
+        "/opt/edge-rotator /opt/litestream /usr/local/bin /usr/local/lib /etc/systemd/system /etc/sudoers.d"
+    )
+    files = " ".join(
+        programs | {"/etc/tmpfiles.d/edge-rotator.conf", "/etc/litestream.yml", "/etc/edge-rotator"}
+    )
     others = r"\( ! -user root -o -perm /022 \) ! -type l -print"
     assert host.check_output(f"find {trees} {others}") == ""
     # Wherever the links end, all the way down from the root.
-    above = f'for f in {trees} $(realpath {files}); do while [ $f != / ]; do echo $f; f=$(dirname $f); done; done'
+    above = (
+        f"for f in {trees} $(realpath {files}); do while [ $f != / ]; do echo $f; f=$(dirname $f); done; done"
+    )
     assert host.check_output(f"find / $({above}) -maxdepth 0 {others}") == ""
 
 
@@ -60,7 +66,9 @@ def test_a_crash_leaves_no_core(host: Any, caught: str) -> None:
     for pid in (caught, host.check_output("systemctl show --property=MainPID --value litestream.service")):
         limits = host.file(f"/proc/{pid}/limits").content_string
         assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
-    host.check_output(f"kill -ABRT {caught}; kill -CONT {caught}; while [ -e /proc/{caught} ]; do sleep 0.1; done")
+    host.check_output(
+        f"kill -ABRT {caught}; kill -CONT {caught}; while [ -e /proc/{caught} ]; do sleep 0.1; done"
+    )
     ended = f"journalctl --no-pager --output=cat --since=-60s --unit={UNIT} --grep='Main process exited'"
     # Not "code=dumped".
     wait_for(lambda: "code=killed, status=6/ABRT" in host.run(ended).stdout, 10)

@@ -80,5 +80,7 @@ def test_the_rotator_obeys_none_either(host: Any, name: str, hostile: None) -> N
     since = observe.now(name)
     host.check_output("systemctl start edge-rotator-force.service")
     assert observe.events(name, "rotated", since)
-    said = host.check_output(f"journalctl --no-pager --output=cat --since=@{since:.6f} --unit=edge-rotator-force")
+    said = host.check_output(
+        f"journalctl --no-pager --output=cat --since=@{since:.6f} --unit=edge-rotator-force"
+    )
     assert "preloaded" not in said
