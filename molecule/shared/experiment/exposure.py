@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Scores of `systemd-analyze security`, 0 to 10, per way of delivery and Debian. A ratchet without slack: a unit
-# that got tighter lowers its number here. A unit that a device does not have may stand here.
+# Scores of `systemd-analyze security`, 0 to 10, per way of delivery and Debian. A ratchet without slack: a
+# unit that got tighter lowers its number here. A unit that a device does not have may stand here.
 BOTH = {
     "edge-rotator-due.service": 0.2,
     "edge-rotator-metrics.service": 0.2,

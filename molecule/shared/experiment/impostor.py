@@ -98,7 +98,7 @@ def servers() -> Iterator[None]:
 
 @contextmanager
 def place(host: Any) -> Iterator[None]:
-    """Make a directory on the device for what the attempts need; a hosts file that knows the wrong host, too."""
+    """Make a directory on the device for what the attempts need: a hosts file with the wrong host."""
     cloud = host.check_output(f"getent hosts {NAME}").split()[0]
     rogue = (paths().pki / "rogue-ca.crt").read_text()
     try:
@@ -126,7 +126,8 @@ def rotate(host: Any, endpoint: str, ca: str = "") -> str:
     host.check_output(f"rm -f {PLACE}/state/*; printf %s {shlex.quote(text)} > {PLACE}/config.toml")
     pin = "" if 'backend = "file"' in text else "--property=LoadCredential=pin:/etc/edge-token/pin "
     done = host.run(
-        "systemd-run --quiet --wait --pipe --collect --property=User=edge-rotator --property=TimeoutStartSec=60 "
+        "systemd-run --quiet --wait --pipe --collect --property=User=edge-rotator "
+        "--property=RuntimeMaxSec=60 "
         f"{pin}--property=BindReadOnlyPaths={PLACE}/hosts:/etc/hosts "
         f"edge-rotator --config {PLACE}/config.toml rotate --dry-run"
     )
@@ -158,7 +159,8 @@ def look(host: Any, endpoint: str, ca: str = "") -> None:
         f"sed 's#endpoint: .*#endpoint: https://{endpoint}#' /etc/litestream.yml > {PLACE}/litestream.yml"
     )
     host.run(
-        f'unshare --mount sh -c \'mount --bind {PLACE}/hosts /etc/hosts && exec timeout 5 python3 -c "$0" "$@"\' '
+        f"unshare --mount sh -c 'mount --bind {PLACE}/hosts /etc/hosts && "
+        'exec timeout 5 python3 -c "$0" "$@"\' '
         f"{shlex.quote(_LITESTREAM)} {pid} {PLACE}/litestream.yml '{ca}'"
     )
 
