@@ -52,7 +52,8 @@ def write_atomic(path: str, data: bytes, mode: int, gid: int | None = None, dura
     try:
         with open(fd, "wb") as file:
             # A set-group-ID directory gives it the group, which a sandbox may hide and forbid to set.
-            if gid is not None and not os.stat(directory).st_mode & stat.S_ISGID:
+            inherited = os.stat(directory).st_mode & stat.S_ISGID
+            if gid is not None and os.fstat(fd).st_gid != gid and not inherited:
                 os.fchown(fd, -1, gid)
             os.fchmod(fd, mode)
             file.write(data)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Scores of `systemd-analyze security`, 0 to 10, by delivery and Debian. A ratchet without slack: a unit that
-# got tighter lowers its number here. A unit that a device does not have may stand here.
+# Scores of `systemd-analyze security`, 0 to 10, per way of delivery and Debian. A ratchet without slack: a
+# unit that got tighter lowers its number here. A unit that a device does not have may stand here.
 BOTH = {
     "edge-rotator-due.service": 0.2,
     "edge-rotator-metrics.service": 0.2,
     "litestream.service": 1.3,
+    "litestream-query@.service": 0.2,
     "litestream-restart.service": 0.5,
     "sample-app.service": 0.2,
     "tpm2-abrmd.service": 1.2,
@@ -25,13 +26,13 @@ ROTATOR = {
 
 
 def expected(mode: str, release: str) -> dict[str, float]:
-    """Scores by unit, on a device with this way of delivery and this Debian."""
+    """Return scores by unit, on a device with this way of delivery and this Debian."""
     rotator = ROTATOR[mode, release]
     return BOTH | {"edge-rotator.service": rotator, "edge-rotator-force.service": rotator}
 
 
 def measured(host: Any) -> dict[str, float]:
-    """Scores of all services that Ansible has written, whole or in part."""
+    """Measure the scores of all services that Ansible has written, whole or in part."""
     written = host.check_output(
         "cd /etc/systemd/system && grep -l '^# Ansible managed' *.service *.service.d/* 2>/dev/null || true"
     )

@@ -6,6 +6,7 @@ And the few tasks whose effect on files can be seen without a device, run here.
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -291,3 +292,46 @@ def test_the_inventory_wins_over_a_playbook(playbook: str) -> None:
     play = yaml.safe_load((ROOT / f"playbooks/{playbook}.yml").read_text())[0]
     assert "vars" not in play
     assert "vars_files" not in play
+
+
+@pytest.mark.parametrize("delivery", ["process", "environment"])
+def test_litestreams_environment_is_a_list(delivery: str) -> None:
+    """The unit's own start line, with another program in Litestream's place, in a hostile environment."""
+    text = render(
+        "litestream.service.j2",
+        "litestream",
+        litestream_delivery=delivery,
+        litestream_credentials_file="/run/credentials.json",
+        litestream_environment_file="/run/litestream.env",
+        litestream_region="eu-central-1",
+        litestream_ca_file="/etc/ca.pem",
+        litestream_command="/usr/bin/env",
+        __litestream_plan={"stop_timeout": 30, "directories": ["/var/lib/app"]},
+    )
+    start = re.search(r"^ExecStart=((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    assert start is not None
+    # As systemd joins and splits the line.
+    command = shlex.split(start[1].replace("\\\n", " "))
+    command = [part.replace('"replicate", "-config", "/etc/litestream.yml"', "") for part in command]
+    keys = {f"AWS_{name}": "k" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")}
+    hostile = {
+        "AWS_REGION": "evil",
+        "SSL_CERT_FILE": "/evil",
+        "HTTPS_PROXY": "http://evil",
+        "PYTHONPATH": "/evil",
+    }
+    done = subprocess.run(command, env=keys | hostile, capture_output=True, text=True, check=True)
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    own = {"PATH", "AWS_REGION", "AWS_EC2_METADATA_DISABLED", "SSL_CERT_FILE"}
+    profile = {"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_SDK_LOAD_CONFIG"}
+    assert found.keys() == own | (profile if delivery == "process" else keys.keys())
+    assert (found["AWS_REGION"], found["SSL_CERT_FILE"]) == ("eu-central-1", "/etc/ca.pem")
+
+
+@pytest.mark.parametrize("devices", [[], ["/dev/i2c-1"]])
+def test_the_rotator_opens_its_tokens_devices_alone(devices: list[str]) -> None:
+    text = render("edge-rotator.service.j2", item={"force": False}, edge_rotator_token_devices=devices)
+    assert re.findall(r"^DeviceAllow=(.*)$", text, re.MULTILINE) == [f"{device} rw" for device in devices]
+    assert "\nDevicePolicy=closed\n" in text
+    # It would hide the device.
+    assert ("\nPrivateDevices=yes\n" in text) == (not devices)

@@ -8,6 +8,7 @@ import pytest
 from conftest import switched_at
 
 from experiment import observe
+from experiment.impostor import assert_provider_refused
 from experiment.phases import assert_lossless, wait_for
 
 KEY = "/etc/edge-key/device.key"
@@ -41,3 +42,8 @@ def test_the_pin_is_handed_to_nobody_any_more(host: Any) -> None:
 
 def test_replication_goes_on(host: Any, name: str) -> None:
     assert_lossless(host, name)
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_false_provider_is_sent_nothing(host: Any) -> None:
+    assert_provider_refused(host)

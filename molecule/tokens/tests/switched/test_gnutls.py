@@ -8,6 +8,7 @@ import pytest
 from conftest import switched_at
 
 from experiment import observe
+from experiment.impostor import assert_provider_refused
 from experiment.phases import assert_lossless, wait_for
 
 
@@ -35,3 +36,8 @@ def test_nothing_was_compiled_for_it(host: Any) -> None:
 
 def test_replication_goes_on(host: Any, name: str) -> None:
     assert_lossless(host, name)
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_false_provider_is_sent_nothing(host: Any) -> None:
+    assert_provider_refused(host)
