@@ -151,7 +151,7 @@ def _value(here: str, key: str, value: object) -> str:
             "the rotator delivers the credentials"
         )
     if "$" in text and key not in _PATHS:
-        return f"{here} is '{value}', and Litestream replaces what follows '$': write it out"
+        return f"{here} has a '$', and Litestream replaces what follows '$': write it out"
     if key == "skip-verify" and value is not False:
         return f"{here} is '{value}': S3 has to prove itself, remove it; litestream_ca_file takes a CA's file"
     if key == "endpoint" and not _ENDPOINT.fullmatch(str(value)):
