@@ -32,7 +32,7 @@ WHEEL_PLATFORMS = {
 BUILD_PACKAGES = ["gcc", "libc6-dev", "libcurl4-openssl-dev", "libssl-dev", "python3-dev", "python3-pip"]
 BUILD_SCRIPT = """\
 export PYCURL_SSL_LIBRARY=openssl
-python3 -m pip wheel --quiet --no-deps --no-index --no-cache-dir --find-links sources --wheel-dir out \
+python3 -I -m pip wheel --quiet --no-deps --no-index --no-cache-dir --find-links sources --wheel-dir out \
 --no-binary {comma} {space}
 """
 # pip asks a source archive's setuptools for the metadata even of what it only downloads, which would run

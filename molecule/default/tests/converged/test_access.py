@@ -37,7 +37,7 @@ FILES = {
     "/etc/edge-identity/device.crt": ("root", "root", 0o644),
     "/etc/edge-rotator/config.toml": ("root", "edge-rotator", 0o640),
     "/etc/sudoers.d/edge-rotator": ("root", "root", 0o440),
-    "/etc/litestream.yml": ("root", "litestream", 0o640),
+    "/etc/litestream.yml": ("root", "root", 0o644),
     "/run/edge-rotator": ("edge-rotator", "litestream", 0o2750),
     "/var/lib/edge-rotator": ("edge-rotator", "edge-rotator", 0o750),
     "/var/lib/sample-app": ("sample-app", "edge-data", 0o2770),

@@ -46,7 +46,7 @@ def test_what_root_or_a_unit_runs_is_roots(host: Any) -> None:
     """Programs, what they import, units, rules: nobody else may change them, or a directory above."""
     units = host.check_output("cat $(grep -l '^# Ansible managed' /etc/systemd/system/*.service)")
     programs = set(re.findall(r"^Exec\w+=[-+!@:]*(/\S+)", units, re.MULTILINE))
-    assert {"/usr/local/bin/edge-rotator", "/usr/bin/python3", "/bin/sh"} <= programs
+    assert {"/bin/sh", "/usr/local/bin/edge-rotator", "/usr/bin/python3"} <= programs
     trees = (
         "/opt/edge-rotator /opt/litestream /usr/local/bin /usr/local/lib /etc/systemd/system /etc/sudoers.d"
     )
@@ -76,5 +76,5 @@ def test_a_crash_leaves_no_core(host: Any, caught: str) -> None:
 
 def test_another_process_of_its_user_sees_nothing_of_the_rotator(host: Any, mode: str, caught: str) -> None:
     """In process mode. Where sudo has to work there is no user namespace that would keep it out."""
-    found = host.check_output(f"runuser -u edge-rotator -- python3 -c '{PEEK}' {caught}").split()
+    found = host.check_output(f"runuser -u edge-rotator -- python3 -I -c '{PEEK}' {caught}").split()
     assert found == ([] if mode == "process" else ["environ", "maps", "mem"])

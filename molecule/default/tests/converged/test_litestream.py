@@ -42,13 +42,19 @@ ORDERS = [
 
 
 def ask(host: Any, user: str, socket: str, question: str) -> Any:
-    return host.run(f"runuser -u {user} -- python3 -c %s {socket} %s", ASK, question)
+    return host.run(f"runuser -u {user} -- python3 -I -c %s {socket} %s", ASK, question)
 
 
 def listed(host: Any, user: str = "edge-rotator") -> list[str]:
-    """Paths that Litestream replicates, by its own word."""
-    answer, _, code = ask(host, user, QUERY, "list").stdout.rpartition("exit ")
-    assert code == "0\n"
+    """Paths that Litestream replicates, by its own word, once it runs: a rotation may just restart it."""
+    answer = ""
+
+    def answered() -> bool:
+        nonlocal answer
+        answer, _, code = ask(host, user, QUERY, "list").stdout.rpartition("exit ")
+        return code == "0\n"
+
+    wait_for(answered, 20)
     return [database["path"] for database in json.loads(answer)["databases"]]
 
 
@@ -56,7 +62,7 @@ def listed(host: Any, user: str = "edge-rotator") -> list[str]:
 def bait(host: Any) -> Iterator[None]:
     """Make a database that is not replicated, which Litestream could read."""
     make = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('create table t (x)')"
-    host.check_output("runuser -u sample-app -- python3 -c %s %s", make, STOLEN)
+    host.check_output("runuser -u sample-app -- python3 -I -c %s %s", make, STOLEN)
     yield
     host.run(f"litestream unregister -socket {CONTROL} {STOLEN}")
     host.check_output(f"rm -rf {STOLEN} {STOLEN}-wal {STOLEN}-shm /var/lib/sample-app/.stolen.db-litestream")
@@ -102,7 +108,7 @@ def test_whoever_answers_reads_neither_credentials_nor_databases(host: Any, secr
     """The sandbox of the answering process, of which one is kept waiting for its question."""
     hold = f"import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('{QUERY}'); time.sleep(20)"
     host.check_output(
-        "systemd-run --quiet --collect --unit=hold-query --property=User=edge-rotator python3 -c %s", hold
+        "systemd-run --quiet --collect --unit=hold-query --property=User=edge-rotator python3 -I -c %s", hold
     )
     try:
         running = "systemctl show --property=MainPID --value 'litestream-query@*' | grep -v '^$' | head -1"
@@ -133,7 +139,7 @@ def test_the_answer_follows_litestream(host: Any) -> None:
 
 def test_many_questions_do_not_end_the_answering(host: Any) -> None:
     host.run(
-        f"for n in $(seq 30); do runuser -u edge-rotator -- python3 -c %s {QUERY} list & done; wait",
+        f"for n in $(seq 30); do runuser -u edge-rotator -- python3 -I -c %s {QUERY} list & done; wait",
         ASK,
     )
     assert host.check_output("systemctl is-active litestream-query.socket") == "active"
