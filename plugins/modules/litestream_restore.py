@@ -38,9 +38,8 @@ options:
     type: str
     default: litestream.service
   program:
-    description: Path of Litestream.
+    description: Path of Litestream, where it is not what the role has installed.
     type: path
-    default: /usr/local/bin/litestream
 attributes:
   check_mode:
     description: Says which database would be restored, and fails when none is found. Changes nothing.
@@ -119,6 +118,8 @@ PASSED_ON = (
     "UnsetEnvironment",
     "EnvironmentFiles",
 )
+LITESTREAM = "/usr/local/bin/litestream"
+RUN = "/usr/local/lib/litestream-run"  # Litestream with the environment that the role gives it, and no other
 SANDBOX = (
     "UMask=0077",
     f"RuntimeMaxSec={LIMIT_S}",
@@ -175,11 +176,21 @@ def starters(unit: dict[str, list[str]]) -> list[str]:
     return [name for name, state in zip(names, told, strict=True) if state == "loaded"]
 
 
+def program(params: dict[str, Any]) -> list[str]:
+    """Litestream as its unit starts it; as it is where an older version of the role has written the unit."""
+    if params["program"]:
+        return [params["program"]]
+    return ["/usr/bin/python3", "-IS", RUN] if os.path.exists(RUN) else [LITESTREAM]
+
+
 def transient(unit: dict[str, list[str]], directory: str, network: bool) -> list[str]:
     """Command that runs another one in a sandbox, as Litestream's unit would, in this directory."""
     properties = [f"{name}={value}" for name in PASSED_ON[:-1] for value in unit.get(name, [])]
-    # Shown with a remark in parentheses, which is not taken.
-    properties += [f"EnvironmentFile={value.split(' (')[0]}" for value in unit.get("EnvironmentFiles", [])]
+    if network:
+        # Shown with a remark in parentheses, which is not taken.
+        properties += [
+            f"EnvironmentFile={value.split(' (')[0]}" for value in unit.get("EnvironmentFiles", [])
+        ]
     properties += [*SANDBOX, f"WorkingDirectory={directory}", f"ReadWritePaths={directory}"]
     properties.append(f"ProtectHome={'no' if directory.startswith(('/home/', '/root/')) else 'yes'}")
     properties.append(f"PrivateNetwork={'no' if network else 'yes'}")
@@ -353,7 +364,7 @@ def restore(params: dict[str, Any], path: str, entry: dict[str, Any], unit: dict
             json.dump({**params["config"], "dbs": [alone(entry, path)]}, file, ensure_ascii=False)
         os.chown(told, -1, group)
         os.chmod(told, 0o640)
-        command = [params["program"], "restore", "-config", told, "-o", os.path.join(out, "database")]
+        command = [*program(params), "restore", "-config", told, "-o", os.path.join(out, "database")]
         command += ["-timestamp", params["timestamp"]] if params["timestamp"] else []
         execute(transient(unit, out, network=True), [*command, path], "Litestream could not restore it")
         database = restored(work, out, group)
@@ -420,7 +431,7 @@ def main() -> None:
             "database": {"type": "str", "default": ""},
             "timestamp": {"type": "str", "default": ""},
             "unit": {"type": "str", "default": "litestream.service"},
-            "program": {"type": "path", "default": "/usr/local/bin/litestream"},
+            "program": {"type": "path"},
         },
         supports_check_mode=True,
     )

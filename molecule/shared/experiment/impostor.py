@@ -87,8 +87,8 @@ def servers() -> Iterator[None]:
     try:
         observe.run(
             observe.CLOUD,
-            "sudo systemd-run --quiet --collect --unit=edge-impostor "
-            f"--property=StandardOutput=file:{PLACE}.log --property=StandardError=null python3 {PLACE}.py; "
+            "sudo systemd-run --quiet --collect --unit=edge-impostor --property=StandardError=null "
+            f"--property=StandardOutput=file:{PLACE}.log python3 -I {PLACE}.py; "
             f"for n in $(seq 50); do ss -ltn | grep -q :{OLD_TLS} && break; sleep 0.1; done",
         )
         yield
@@ -160,7 +160,7 @@ def look(host: Any, endpoint: str, ca: str = "") -> None:
     )
     host.run(
         f"unshare --mount sh -c 'mount --bind {PLACE}/hosts /etc/hosts && "
-        'exec timeout 5 python3 -c "$0" "$@"\' '
+        'exec timeout 5 python3 -I -c "$0" "$@"\' '
         f"{shlex.quote(_LITESTREAM)} {pid} {PLACE}/litestream.yml '{ca}'"
     )
 

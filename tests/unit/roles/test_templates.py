@@ -6,7 +6,6 @@ And the few tasks whose effect on files can be seen without a device, run here.
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -296,9 +295,9 @@ def test_the_inventory_wins_over_a_playbook(playbook: str) -> None:
 
 @pytest.mark.parametrize("delivery", ["process", "environment"])
 def test_litestreams_environment_is_a_list(delivery: str) -> None:
-    """The unit's own start line, with another program in Litestream's place, in a hostile environment."""
-    text = render(
-        "litestream.service.j2",
+    """What starts Litestream, with another program in its place, in a hostile environment."""
+    start = render(
+        "litestream-run.py.j2",
         "litestream",
         litestream_delivery=delivery,
         litestream_credentials_file="/run/credentials.json",
@@ -306,13 +305,8 @@ def test_litestreams_environment_is_a_list(delivery: str) -> None:
         litestream_region="eu-central-1",
         litestream_ca_file="/etc/ca.pem",
         litestream_command="/usr/bin/env",
-        __litestream_plan={"stop_timeout": 30, "directories": ["/var/lib/app"]},
     )
-    start = re.search(r"^ExecStart=((?:.*\\\n)*.*)$", text, re.MULTILINE)
-    assert start is not None
-    # As systemd joins and splits the line.
-    command = shlex.split(start[1].replace("\\\n", " "))
-    command = [part.replace('"replicate", "-config", "/etc/litestream.yml"', "") for part in command]
+    command = [sys.executable, "-IS", "-c", start]
     keys = {f"AWS_{name}": "k" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")}
     hostile = {
         "AWS_REGION": "evil",

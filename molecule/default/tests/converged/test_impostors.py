@@ -35,5 +35,5 @@ def test_a_false_s3_is_sent_nothing(host: Any) -> None:
 
 def test_one_port_answers(host: Any) -> None:
     address = host.check_output("ip -4 -o address show scope global").split()[3].partition("/")[0]
-    scanned = observe.run(observe.CLOUD, f"python3 -c {shlex.quote(SCAN)} {address}")
+    scanned = observe.run(observe.CLOUD, f"python3 -I -c {shlex.quote(SCAN)} {address}")
     assert json.loads(scanned) == [22]
