@@ -13,7 +13,9 @@ from jinja2 import Environment
 from edge_rotator.errors import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
+)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -94,3 +96,31 @@ def test_operators_commands_are_those_that_sudo_allows() -> None:
     allowed = sudoers("process") | sudoers("environment") | {"-l"}
     assert used <= allowed, used - allowed
     assert used & sudoers("process")
+
+
+def claims() -> list[tuple[str, str]]:
+    """Rows of the tables of docs/security.md that end in a column "held by": the claim, and that column."""
+    rows, held = [], False
+    for line in (ROOT / "docs/security.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|"):
+            held = False
+        elif cells[-1] == "held by":
+            held = True
+        elif held and not cells[0].startswith("---"):
+            rows.append((cells[0], cells[-1]))
+    return rows
+
+
+def test_every_promise_of_security_names_the_test_that_holds_it() -> None:
+    tests = {
+        f"{file.name}::{name}"
+        for folder in ("molecule", "tests")
+        for file in (ROOT / folder).rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert len(claims()) > 30
+    for claim, held_by in claims():
+        named = re.findall(r"`(test_\w+\.py::test_\w+)`", held_by)
+        assert named, f"no test holds: {claim}"
+        assert set(named) <= tests, f"no such test: {set(named) - tests}"
