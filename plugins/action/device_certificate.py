@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import tempfile
@@ -11,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+# ansible-core brings it; a tool that looks at this file alone may do without.
+with contextlib.suppress(ImportError):
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 MAX_REQUEST = 16384  # characters; a request for an RSA key of 4096 bits has 1,700
 MIN_RSA_BITS = 2048
 BACKDATE = datetime.timedelta(minutes=5)  # for whoever checks the certificate by a slow clock
-PEM, SPKI = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
 
 
 class CertificateError(Exception):
@@ -29,7 +32,8 @@ class CertificateError(Exception):
 
 def der(key: Any) -> bytes:
     """Encode a public key, for comparison."""
-    return bytes(key.public_bytes(serialization.Encoding.DER, SPKI))
+    spki = serialization.PublicFormat.SubjectPublicKeyInfo
+    return bytes(key.public_bytes(serialization.Encoding.DER, spki))
 
 
 def strong(key: Any) -> bool:
@@ -148,7 +152,7 @@ def sign(
     )
     # These two kinds of key have their digest built in.
     digest = None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else hashes.SHA256()
-    return builder.sign(key, digest).public_bytes(PEM).decode()
+    return builder.sign(key, digest).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def write(path: Path, text: str) -> None:
@@ -203,7 +207,7 @@ def provide(
     found = read_request(request, public_key)
     if request_dest:
         check_subject(found, common_name)
-        text, path = found.public_bytes(PEM).decode(), Path(request_dest)
+        text, path = found.public_bytes(serialization.Encoding.PEM).decode(), Path(request_dest)
         changed = not path.is_file() or path.read_text(errors="replace") != text
         if changed and not dry:
             write(path, text)

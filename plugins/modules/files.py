@@ -141,7 +141,9 @@ def attributes(module: AnsibleModule, entry: dict[str, Any], descriptor: int) ->
 def read(path: str) -> bytes | None:
     """Read a regular file; None for anything else, or where there is nothing."""
     try:
-        with parent(path) as (directory, name), open(descriptors.open_file(name, directory), "rb") as file:
+        with parent(path) as (directory, name):
+            descriptor = descriptors.open_file(name, directory)
+        with open(descriptor, "rb") as file:
             content: bytes = file.read()
             return content
     except (FileNotFoundError, descriptors.UnsafeError):

@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ROOT = Path(__file__).resolve().parents[3]
-PEM = serialization.Encoding.PEM
+PEM, SPKI = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
 KEY = ec.generate_private_key(ec.SECP256R1())
 OTHER = ec.generate_private_key(ec.SECP256R1())
 Sign = Callable[..., dict[str, Any]]
 
 
 def public(key: Any) -> str:
-    return str(key.public_key().public_bytes(PEM, plugin.SPKI).decode())
+    return str(key.public_key().public_bytes(PEM, SPKI).decode())
 
 
 def secret(key: Any, passphrase: bytes = b"") -> bytes:

@@ -59,8 +59,9 @@ def listed(host: Any, user: str = "edge-rotator") -> list[str]:
 
 
 @pytest.fixture
-def bait(host: Any) -> Iterator[None]:
-    """Make a database that is not replicated, which Litestream could read."""
+def bait(host: Any, at_rest: None) -> Iterator[None]:
+    """Make a database that is not replicated, which Litestream could read, while it runs undisturbed."""
+    assert listed(host) == [DATABASE]
     make = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('create table t (x)')"
     host.check_output("runuser -u sample-app -- python3 -I -c %s %s", make, STOLEN)
     yield

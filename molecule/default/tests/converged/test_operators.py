@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from experiment.phases import wait_for
+
 DOCTOR = "sudo -n /usr/local/bin/edge-rotator doctor --login"
 STORE = "/var/lib/edge-token"
 ASIDE = "/run/edge-token-aside"
@@ -16,6 +18,8 @@ ASIDE = "/run/edge-token-aside"
 def spare_token(host: Any, at_rest: None) -> Iterator[None]:
     """Put the token back as it was: a test that fails may have destroyed it."""
     host.check_output(f"rm -rf {ASIDE}; cp -a {STORE} {ASIDE}")
+    # Litestream may just have been restarted, and doctor says that it has not synced yet.
+    wait_for(lambda: host.run("edge-rotator status").rc == 0, 30)
     yield
     host.check_output(f"cp -a {ASIDE}/. {STORE} && rm -rf {ASIDE}")
 
