@@ -1,3 +1,3 @@
 """Short-lived AWS credentials for Litestream, earned with a key that stays in its token."""
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"

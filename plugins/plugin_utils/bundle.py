@@ -102,9 +102,9 @@ class Plan:
         digest = hashlib.sha256(f"{self.platform} {lock_digest} {self.launcher}{recipe}".encode())
         for module in self.package:
             digest.update(module.name.encode() + module.read_bytes())
-        version = re.search(r'^version = "([^"]+)"', (self.root / "pyproject.toml").read_text(), re.MULTILINE)
+        version = re.search(r'"([^"]+)"$', (self.root / "edge_rotator/__init__.py").read_text().rstrip())
         if version is None:
-            raise BundleError(f"{self.root / 'pyproject.toml'} names no version")
+            raise BundleError(f"{self.root / 'edge_rotator/__init__.py'} names no version")
         self.version = f"{version[1]}-{digest.hexdigest()[:12]}"
         self.folder = self.cache / f"edge-rotator-{self.version}-{self.platform}"
         self.bundle = self.folder / "edge-rotator.tar.gz"

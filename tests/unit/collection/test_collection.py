@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+import edge_rotator
 from experiment.installed import NAME, ROOT, Operator, build, tool
 
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
@@ -85,6 +86,13 @@ def test_archive_holds_what_a_control_node_runs(archive: Path, repository: Path)
     )
     assert files - {"MANIFEST.json", "FILES.json"} <= set(listed.stdout.splitlines()), "nothing git ignores"
     assert archive.stat().st_size < 400_000
+
+
+def test_a_release_has_one_version() -> None:
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    assert edge_rotator.__version__ == version
+    for name in ("README.md", "execution-environment.yml"):
+        assert f"edge_litestream-appliance-{version}.tar.gz" in (ROOT / name).read_text()
 
 
 def test_git_url_installs_the_same_files(operator: Operator, repository: Path, tmp_path: Path) -> None:

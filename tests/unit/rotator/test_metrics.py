@@ -13,6 +13,7 @@ from conftest import ROOT, Device, Time
 from test_doctor import control_socket, listing
 from tokens import need
 
+from edge_rotator import __version__
 from edge_rotator.metrics import Metric
 
 RULES = ROOT / "files"
@@ -60,7 +61,7 @@ def test_after_a_rotation(local: Device, file: Path, world: Time, tmp_path: Path
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
         found = samples(local, file)
-    assert found['build_info{version="1.0.0",backend="file",mode="process"}'] == 1
+    assert found[f'build_info{{version="{__version__}",backend="file",mode="process"}}'] == 1
     assert found["updated_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
     assert found["credentials_expiry_timestamp_seconds"] == pytest.approx(world.wall + 840, abs=2)
     assert found["last_success_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
