@@ -58,10 +58,15 @@ def listed(host: Any, user: str = "edge-rotator") -> list[str]:
     return [database["path"] for database in json.loads(answer)["databases"]]
 
 
-@pytest.fixture
-def bait(host: Any, at_rest: None) -> Iterator[None]:
-    """Make a database that is not replicated, which Litestream could read, while it runs undisturbed."""
+@pytest.fixture(autouse=True)
+def _running(host: Any, at_rest: None) -> None:
+    """Litestream runs and is not restarted meanwhile."""
     assert listed(host) == [DATABASE]
+
+
+@pytest.fixture
+def bait(host: Any) -> Iterator[None]:
+    """Make a database that is not replicated, which Litestream could read."""
     make = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('create table t (x)')"
     host.check_output("runuser -u sample-app -- python3 -I -c %s %s", make, STOLEN)
     yield
@@ -114,6 +119,8 @@ def test_whoever_answers_reads_neither_credentials_nor_databases(host: Any, secr
     try:
         running = "systemctl show --property=MainPID --value 'litestream-query@*' | grep -v '^$' | head -1"
         pid = wait_for(lambda: host.check_output(running), 10)
+        # Before it has become its program it is not in its sandbox yet.
+        wait_for(lambda: "systemd" not in host.check_output(f"readlink /proc/{pid}/exe"), 10)
         user = f"nsenter --mount --target {pid} -- runuser -u litestream --"
         for path in (secret_file, DATABASE):
             assert host.run(f"{user} head -c 1 {path}").rc != 0
@@ -124,7 +131,6 @@ def test_whoever_answers_reads_neither_credentials_nor_databases(host: Any, secr
         host.run("systemctl stop hold-query.service")
 
 
-@pytest.mark.usefixtures("at_rest")
 def test_the_answer_follows_litestream(host: Any) -> None:
     """Stopped, it is said so at once; started again, it is asked again."""
     host.check_output("systemctl stop litestream.path litestream.service || true")
