@@ -25,7 +25,7 @@ from edge_rotator import backend, delivery, files, lock, provider, replication, 
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
-from edge_rotator.errors import KINDS, RotatorError
+from edge_rotator.errors import KINDS, RotatorError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -353,7 +353,7 @@ def _verdict(check: Callable[[], str]) -> Verdict:
 
 
 def _show(name: str, verdict: str, kind: str, detail: str) -> None:
-    print(f"{verdict:8}{name:13}{kind + ': ' if kind else ''}{detail}", flush=True)
+    print(f"{verdict:8}{name:13}{kind + ': ' if kind else ''}{plain(detail)}", flush=True)
     if kind:
         print(f"{'':21}fix: {KINDS[kind].fix}", flush=True)
 

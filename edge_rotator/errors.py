@@ -235,6 +235,11 @@ def _quote(value: object) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in body) + '"'
 
 
+def plain(text: str) -> str:
+    """Replace by blanks what would act on a terminal: the service's user chooses parts of what root reads."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
 def event(name: str, level: int = INFO, **fields: object) -> None:
     """Write one line, `event=NAME key=value …`, to stderr; fields that are None are left out.
 

@@ -13,7 +13,7 @@ from edge_rotator import delivery, files, lock, replication, rotation, schedule,
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
-from edge_rotator.errors import KINDS, RotatorError
+from edge_rotator.errors import KINDS, RotatorError, plain
 from edge_rotator.state import LastError, State
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -258,7 +258,9 @@ def render(report: dict[str, Any]) -> str:
     ]
     lines = []
     for name, text in rows:
-        parts = textwrap.wrap(text, WIDTH - 14, max_lines=2, placeholder=" …", break_on_hyphens=False) or [""]
+        parts = textwrap.wrap(
+            plain(text), WIDTH - 14, max_lines=2, placeholder=" …", break_on_hyphens=False
+        ) or [""]
         lines += [f"{name if not n else '':14}{part}" for n, part in enumerate(parts)]
     return "\n".join(lines) + "\n"
 

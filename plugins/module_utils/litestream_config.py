@@ -23,8 +23,9 @@ _SETTINGS_05 = {
     "sync-interval", "validation-interval", "max-sync-ltx-files", "auto-recover",
     "region", "bucket", "endpoint", "force-path-style", "sign-payload", "sign-accept-encoding",
     "require-content-md5", "skip-verify", "storage-class", "part-size", "concurrency",
-    "sse-customer-algorithm", "sse-customer-key-path", "sse-kms-key-id",
+    "sse-kms-key-id",
 }  # fmt: skip
+_SSE_C = {"sse-customer-algorithm", "sse-customer-key-path"}
 _LOGGING = {"level", "type", "stderr"}
 _NESTED: dict[str, dict[str, set[str]]] = {
     "0.3": {"logging": _LOGGING},
@@ -138,7 +139,7 @@ def _unknown(where: str, keys: set[str], allowed: set[str], version: str) -> lis
     return [
         f"{where}.{key} is not a key of Litestream {version} with S3: remove it or correct it "
         f"(known here: {', '.join(sorted(allowed))})"
-        for key in sorted(keys - allowed - _SECRETS)
+        for key in sorted(keys - allowed - _SECRETS - _SSE_C)
     ]
 
 
@@ -154,6 +155,14 @@ def _value(here: str, key: str, value: object) -> str:
         return f"{here} has a '$', and Litestream replaces what follows '$': write it out"
     if key == "skip-verify" and value is not False:
         return f"{here} is '{value}': S3 has to prove itself, remove it; litestream_ca_file takes a CA's file"
+    if key in _SSE_C:
+        return (
+            f"{here} is for a key of the writer's own (SSE-C), and the fleet's bucket policy denies uploads "
+            "with one: remove it, the bucket encrypts by itself"
+        )
+    if key == "heartbeat-url" and not text.startswith("https://"):
+        # Not repeated: its path may be a secret.
+        return f"{here} is not https://HOST/PATH: write that, a heartbeat goes by TLS alone"
     if key == "endpoint" and not _ENDPOINT.fullmatch(str(value)):
         return f"{here} is '{value}': data goes by TLS alone, write https://HOST or https://HOST:PORT"
     if _DURATION_KEYS.search(key) and seconds(value) is None:

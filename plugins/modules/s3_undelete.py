@@ -12,6 +12,9 @@ description:
   - Needs a bucket that keeps versions. The version of an object that was the newest at O(timestamp) is copied
     over its present one; an object that did not exist then is hidden by a delete marker. No version is ever
     deleted, so nothing is lost by a wrong O(timestamp), and what a thief did can still be examined.
+  - A copy has the tag C(undelete-of) beside those of the version that it was made from; a next run knows it
+    by that. Who may write tags (C(s3:PutObjectTagging)) can make this module take anything for a copy, so no
+    device may.
   - Changes O(limit) objects at most, in the order of their keys, and returns how many are left. A run after
     the last one changes nothing.
   - S3 tells times in whole seconds. A change within the second of O(timestamp) counts as made before it.
@@ -19,8 +22,8 @@ description:
     named in the failure, after all others were copied.
   - Uses the credentials and the region that the AWS SDK finds, for instance E(AWS_PROFILE). They need
     C(s3:ListBucketVersions), C(s3:GetBucketVersioning), C(s3:GetLifecycleConfiguration), C(s3:GetObject),
-    C(s3:GetObjectVersion), C(s3:PutObject) and C(s3:DeleteObject), and C(s3:GetObjectVersionTagging) and
-    C(s3:PutObjectTagging) where objects have tags.
+    C(s3:GetObjectVersion), C(s3:GetObjectTagging), C(s3:GetObjectVersionTagging), C(s3:PutObject),
+    C(s3:PutObjectTagging) and C(s3:DeleteObject).
 requirements:
   - boto3
 options:
@@ -90,6 +93,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -107,7 +111,8 @@ BATCH = 1000  # what one request of S3 deletes at most
 THREADS = 16
 ONE_REQUEST_BYTES = 5 * 1024**3  # what S3 copies in one request; what is larger is copied in parts
 PART_BYTES = 512 * 1024**2
-ORIGIN = "undelete-of"  # metadata of a copy: the version that it was made from
+# Tag of a copy: the version that it was made from. Metadata would not do: a device can write it.
+ORIGIN = "undelete-of"
 KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType")
 
 
@@ -233,21 +238,21 @@ class Bucket:
         if not now.is_object or now.size != then.size:
             return False
         # An object that came in parts has another ETag than its copy.
-        return now.etag == then.etag or self.origin(key) == then.version
+        return now.etag == then.etag or self.tags(key, now.version).get(ORIGIN) == then.version
 
-    def origin(self, key: str) -> str:
-        """Tell which version a copy was made from; empty for what is none, or cannot be read."""
-        try:
-            return str(self.client.head_object(Bucket=self.name, Key=key)["Metadata"].get(ORIGIN, ""))
-        except ClientError:
-            return ""
+    def tags(self, key: str, version: str) -> dict[str, str]:
+        """Read the tags of one version."""
+        found = self.client.get_object_tagging(Bucket=self.name, Key=key, VersionId=version)
+        return {tag["Key"]: tag["Value"] for tag in found["TagSet"]}
 
     def copy(self, key: str, then: Entry) -> None:
         """Put an old version over the present one, with what is known of it."""
         source = {"Bucket": self.name, "Key": key, "VersionId": then.version}
         known = self.client.head_object(**source)
         more = {name: known[name] for name in KEPT if name in known}
-        more |= {"Metadata": {**known["Metadata"], ORIGIN: then.version}, "MetadataDirective": "REPLACE"}
+        more |= {"Metadata": known["Metadata"], "MetadataDirective": "REPLACE"}
+        tags = {**self.tags(key, then.version), ORIGIN: then.version}
+        more |= {"Tagging": urlencode(tags, quote_via=quote), "TaggingDirective": "REPLACE"}
         if then.size <= ONE_REQUEST_BYTES:
             self.client.copy_object(CopySource=source, Bucket=self.name, Key=key, **more)
         else:

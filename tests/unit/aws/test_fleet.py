@@ -103,7 +103,8 @@ def by_template(
         resource = statement["Resource"].replace("${credentials-iot:ThingName}", THING)
         wanted = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", "*")
         wanted = wanted.replace("${credentials-iot:ThingName}", THING)
-        if action in actions and fnmatchcase(arn, resource) and fnmatchcase(prefix or "", wanted):
+        granted = any(fnmatchcase(action, each) for each in actions)
+        if granted and fnmatchcase(arn, resource) and fnmatchcase(prefix or "", wanted):
             return True
     return False
 
@@ -150,6 +151,7 @@ def test_a_device_reaches_its_own_prefix_alone(
         *("s3:GetObjectVersion", "s3:DeleteObjectVersion", "s3:ListBucketVersions"),
         *("s3:PutBucketVersioning", "s3:PutLifecycleConfiguration", "s3:PutEncryptionConfiguration"),
         *("s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:DeleteBucket", "s3:PutObjectTagging"),
+        *("s3:PutObjectVersionTagging", "s3:DeleteObjectTagging", "s3:DeleteObjectVersionTagging"),
         *("s3:PutObjectAcl", "s3:PutObjectRetention", "s3:BypassGovernanceRetention"),
     ],
 )
@@ -158,6 +160,16 @@ def test_a_thief_cannot_touch_what_an_undelete_needs(action: str, stack: None) -
     for key in ("", f"{THING}/sample.db/0/1.ltx"):
         for prefix in (None, f"{THING}/"):
             assert not by_template(action, BUCKET, key, prefix)
+
+
+def test_a_device_writes_no_tags(stack: None) -> None:
+    """By which an undelete knows its own copies. With the header, AWS asks for s3:PutObjectTagging."""
+    key = f"{THING}/sample.db/0/1.ltx"
+    assert not by_template("s3:PutObjectTagging", BUCKET, key, None)
+    assert by_lab("PUT", BUCKET, key, None)
+    for headers in ({"x-amz-tagging": "undelete-of=1"}, {"x-amz-tagging-directive": "REPLACE"}):
+        assert not by_lab("PUT", BUCKET, key, None, headers)
+    assert not by_lab("PUT", BUCKET, f"{key}?tagging", None)
 
 
 def test_nobody_writes_with_a_key_that_only_the_writer_knows(stack: None) -> None:

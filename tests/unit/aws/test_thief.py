@@ -179,7 +179,10 @@ def test_a_replica_survives_a_thief(tmp_path: Path, config: Path, endpoint: str)
     assert len(found) > 3
     for number, key in enumerate(found):
         if number % 3 != 1:
-            thief.put_object(Bucket=BUCKET, Key=key, Body=b"pay")
+            # As if it were an undelete's copy, as far as a device can: it has no right to write tags.
+            known = thief.head_object(Bucket=BUCKET, Key=key)
+            forged = {"Body": b"x" * known["ContentLength"], "Metadata": {"undelete-of": known["VersionId"]}}
+            thief.put_object(Bucket=BUCKET, Key=key, **forged)
         if number % 3 != 0:
             thief.delete_object(Bucket=BUCKET, Key=key)
     last = sorted(found)[-1]

@@ -168,6 +168,13 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - start < 5
 
 
+def test_what_a_check_found_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor._show("token", "failed", "lock_stuck", "process 7 (python\x1b]0;x\x07)")
+    said = capsys.readouterr().out
+    assert "process 7 (python ]0;x )" in said
+    assert said.replace("\n", "").isprintable()
+
+
 def test_check_with_a_fault() -> None:
     def fault() -> str:
         raise LookupError("what")

@@ -20,6 +20,7 @@ HOLDER = """
 import sys
 sys.path[:0] = sys.argv[1:2]
 from edge_rotator import config, lock
+open("/proc/self/comm", "w").write("python\\x1b]0;x\\x07")  # a process names itself
 held = lock.take(config.load(sys.argv[2]), patient=False)
 print("held", flush=True)
 sys.stdin.read()
@@ -78,6 +79,11 @@ def test_a_holder_that_never_ends_is_an_error_that_names_it(
     report = json.loads(capfd.readouterr().out)
     assert report["last_error"]["class"] == "lock_stuck"
     assert str(holder.pid) in report["last_error"]["detail"]
+    assert local.tick("status") == 2
+    screen = capfd.readouterr().out
+    assert "(python ]0;x" in screen
+    for text in (told, screen):
+        assert text.replace("\n", "").isprintable(), "it cannot act on root's terminal"
     assert local.tick("metrics") == 0
     assert "edge_rotator_lock_stuck 1.000" in metrics.read_text()
     # What the fix says.

@@ -286,6 +286,18 @@ def test_an_answer_made_to_harm(seen: Device, tmp_path: Path, capsys: pytest.Cap
         path.unlink(missing_ok=True)
 
 
+def test_a_state_made_to_harm(seen: Device, world: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    """The service's user writes it, root reads the screen."""
+    assert seen.tick() == 0
+    detail = "\x1b]0;title\x07 a\rb \x9b2J \u202e end"
+    error = {"kind": "policy_denied", "detail": detail, "wall": world.wall}
+    (seen.root / "state/state.json").write_text(json.dumps({**seen.state, "last_error": error}))
+    text = screen(seen, capsys)
+    assert "]0;title" in text
+    assert "a b" in text
+    assert text.replace("\n", "").isprintable()
+
+
 def test_what_is_waited_for_goes_before_what_failed_after_it(
     seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,6 +186,15 @@ UNSAFE = [
     (changed(*REPLICA_KEYS, "path", value="edge01/../edge02/app.db"), "without '$', '//', '.' and '..'"),
     (changed(*REPLICA_KEYS, "path", value="edge01/${HOME}"), "without '$', '//', '.' and '..'"),
     (changed(*REPLICA_KEYS, "endpoint", value="https://${HOST}"), "Litestream replaces what follows '$'"),
+    (
+        changed("heartbeat-url", value="http://hc.example.com/ping/1"),
+        "litestream_config.heartbeat-url is not https://HOST/PATH",
+    ),
+    *(
+        (changed(*place, f"sse-customer-{key}", value=value), "the fleet's bucket policy denies")
+        for place in ((), REPLICA_KEYS)
+        for key, value in (("algorithm", "AES256"), ("key-path", "/etc/key"))
+    ),
     (changed("mcp-addr", value="0.0.0.0:3001"), "litestream_config.mcp-addr is not for the appliance"),
     (changed("mcp-addr", value="127.0.0.1:3001"), "litestream_config.mcp-addr is not for the appliance"),
     (changed("exec", value="/bin/app"), "litestream_config.exec is not for the appliance"),

@@ -72,6 +72,11 @@ def versions(s3: Any) -> set[tuple[str, str]]:
     }
 
 
+def tags(s3: Any, key: str) -> dict[str, str]:
+    found = s3.get_object_tagging(Bucket=BUCKET, Key=PREFIX + key)["TagSet"]
+    return {tag["Key"]: tag["Value"] for tag in found}
+
+
 def args(timestamp: str, **more: Any) -> dict[str, Any]:
     return {"bucket": BUCKET, "prefix": PREFIX, "timestamp": timestamp, **more}
 
@@ -159,15 +164,47 @@ def test_what_is_too_large_for_one_request_is_copied_in_parts(
     monkeypatch.setattr(s3_undelete, "ONE_REQUEST_BYTES", 6 * 1024**2)
     monkeypatch.setattr(s3_undelete, "PART_BYTES", 5 * 1024**2)
     body = bytes(range(256)) * 4 * 1024 * 7
-    s3.put_object(Bucket=BUCKET, Key=f"{PREFIX}large", Body=body, Metadata={"made": "good"})
+    tagged = {"Metadata": {"made": "good"}, "Tagging": "kind=a%20snapshot"}
+    s3.put_object(Bucket=BUCKET, Key=f"{PREFIX}large", Body=body, **tagged)
     point = now()
     put(s3, "large", text="bad")
     done = run(**args(point))
     assert done["copied"] == 1, done
     found = s3.get_object(Bucket=BUCKET, Key=f"{PREFIX}large")
     assert found["Body"].read() == body
-    assert found["Metadata"]["made"] == "good"
+    assert found["Metadata"] == {"made": "good"}
+    assert tags(s3, "large")["kind"] == "a snapshot"
     assert run(**args(point))["changed"] is False
+
+
+def test_an_object_that_calls_itself_a_copy_is_none(run: Run, s3: Any) -> None:
+    """A device can write metadata and learns the version from its GET; it cannot write tags."""
+    s3.put_object(Bucket=BUCKET, Key=f"{PREFIX}a", Body=b"good", Tagging="kind=a%20%2B%20b")
+    version = s3.head_object(Bucket=BUCKET, Key=f"{PREFIX}a")["VersionId"]
+    point = now()
+    s3.put_object(Bucket=BUCKET, Key=f"{PREFIX}a", Body=b"evil", Metadata={"undelete-of": version})
+    assert run(**args(point))["copied"] == 1
+    assert content(s3) == {"a": "good"}
+    assert tags(s3, "a") == {"kind": "a + b", "undelete-of": version}, "its own are kept"
+    assert run(**args(point))["changed"] is False
+
+
+def test_a_copy_of_another_version_is_copied_over(run: Run, s3: Any) -> None:
+    """Of two times, the run for the second counts; a copy of a copy names what it was made from."""
+    points = []
+    for number in range(2):
+        put(s3, "a", text=f"good{number}")
+        points.append(now())
+    put(s3, "a", text="evil0")
+    for number, point in ((0, points[0]), (1, points[1]), (0, points[0])):
+        assert run(**args(point))["copied"] == 1
+        assert content(s3) == {"a": f"good{number} a"}
+        assert run(**args(point))["changed"] is False
+    point = now()
+    put(s3, "a", text="evil1")
+    copied = s3.list_object_versions(Bucket=BUCKET, Prefix=PREFIX)["Versions"][1]["VersionId"]
+    assert run(**args(point))["copied"] == 1
+    assert tags(s3, "a") == {"undelete-of": copied}
 
 
 def test_one_that_cannot_be_copied_holds_up_no_other(
