@@ -13,6 +13,7 @@ module: pkcs11_token
 short_description: Initialise a token through its PKCS#11 module
 description:
   - Makes an empty token with a security officer's and a user's PIN, as the user whom its store belongs to.
+    That process is the user for good before it loads the PKCS#11 module, and is given PINs only to make a token.
   - Finishes what an interrupted run began. A token that is ready is left as it is.
   - Reads the PINs from files, so that no PIN is in anybody's arguments or environment.
 options:
