@@ -13,7 +13,8 @@ module: pkcs11_token
 short_description: Initialise a token through its PKCS#11 module
 description:
   - Makes an empty token with a security officer's and a user's PIN, as the user whom its store belongs to.
-    That process is the user for good before it loads the PKCS#11 module, and is given PINs only to make a token.
+    That process is the user for good before it loads the PKCS#11 module, and is given PINs only to make the
+    token.
   - Finishes what an interrupted run began. A token that is ready is left as it is.
   - Reads the PINs from files, so that no PIN is in anybody's arguments or environment.
 options:
@@ -214,7 +215,7 @@ def answer_from_child(answer_to: int, entry: pwd.struct_passwd, work: Callable[[
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
         answer = work()
     except Exception as error:
-        answer = str(error)[:LONGEST_ERROR]
+        answer = (str(error) or repr(error))[:LONGEST_ERROR]
     os.write(answer_to, json.dumps(answer).encode())
 
 
