@@ -1,9 +1,9 @@
 #!/usr/bin/python
 """Initialise a token through its PKCS#11 module, as its service user.
 
-In this process, so that the PINs are in nobody's argv or environment: softhsm2-util takes them from argv,
-pkcs11-tool takes at most 20 characters from a terminal, and tpm2_ptool hands what opens the TPM's objects
-to the argv of tpm2_create.
+In a child of this process, so that the PINs are in nobody's argv or environment: softhsm2-util takes them
+from argv, pkcs11-tool takes at most 20 characters from a terminal, and tpm2_ptool hands what opens the TPM's
+objects to the argv of tpm2_create.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ module: pkcs11_token
 short_description: Initialise a token through its PKCS#11 module
 description:
   - Makes an empty token with a security officer's and a user's PIN, as the user whom its store belongs to.
+    That process is the user for good before it loads the PKCS#11 module, and is given PINs only to make the
+    token.
   - Finishes what an interrupted run began. A token that is ready is left as it is.
   - Reads the PINs from files, so that no PIN is in anybody's arguments or environment.
 options:
@@ -63,10 +65,13 @@ RETURN = r""" # """
 
 import contextlib
 import ctypes
+import json
 import os
 import pwd
 import resource
-from collections.abc import Iterator
+import select
+import signal
+from collections.abc import Callable, Iterator
 from ctypes import c_ulong
 from pathlib import Path
 
@@ -77,6 +82,8 @@ USER_PIN_INITIALIZED = 0x8  # CK_TOKEN_INFO.flags
 TOKEN_INITIALIZED = 0x400
 RW_SERIAL_SESSION = 0x6
 SECURITY_OFFICER = 0
+ANSWER_WITHIN = 300  # s; a slow TPM needs a minute to make its primary key
+LONGEST_ERROR = 300  # characters, so that the answer is written and read at once, however it is escaped
 
 
 class TokenInfo(ctypes.Structure):
@@ -153,20 +160,63 @@ def read_pin(path: Path) -> bytes:
     return pin.encode()
 
 
-@contextlib.contextmanager
-def acting_as(user: str) -> Iterator[None]:
-    """Be `user` for a while, so that the store's files belong to it; Ansible itself goes on as root."""
-    entry, groups, mask = pwd.getpwnam(user), os.getgroups(), os.umask(0o077)
-    os.initgroups(user, entry.pw_gid)
-    os.setegid(entry.pw_gid)
-    os.seteuid(entry.pw_uid)
+def as_user(user: str, work: Callable[[], bool]) -> bool:
+    """Do `work` in a child that is `user` for good, and return its result.
+
+    A store names libraries that its module loads, so whoever owns the store runs code there.
+    Raises TokenError with the work's own error, or saying how the child failed to answer.
+    """
     try:
-        yield
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise TokenError(f"there is no user {user}") from None
+    answers, answer_to = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            answer_from_child(answer_to, entry, work)
+        finally:
+            os._exit(1)
+    os.close(answer_to)
+    try:
+        answered = select.select([answers], [], [], ANSWER_WITHIN)[0]
+        line = os.read(answers, select.PIPE_BUF) if answered else b""
     finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
-        os.umask(mask)
+        os.close(answers)
+        os.kill(child, signal.SIGKILL)  # what it had to do is done, or too late
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not line:
+        why = f"ended with {code}" if answered else f"did not answer within {ANSWER_WITHIN} s"
+        raise TokenError(f"the process that works with the token as {user} {why}")
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if isinstance(answer, str) and answer.isprintable():
+        raise TokenError(answer)
+    if not isinstance(answer, bool):
+        raise TokenError(f"the process that works with the token as {user} gave no valid answer")
+    return answer
+
+
+def answer_from_child(answer_to: int, entry: pwd.struct_passwd, work: Callable[[], bool]) -> None:
+    """Become the user, without root's terminal and open files; do the work; write result or error as JSON."""
+    answer: bool | str
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.closerange(3, answer_to)
+        os.closerange(answer_to + 1, os.sysconf("SC_OPEN_MAX"))
+        os.umask(0o077)
+        os.initgroups(entry.pw_name, entry.pw_gid)
+        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        answer = work()
+    except Exception as error:
+        answer = (str(error) or repr(error))[:LONGEST_ERROR]
+    os.write(answer_to, json.dumps(answer).encode())
 
 
 def initialise(module: Module, label: str, pin: bytes, so_pin: bytes, dry: bool = False) -> bool:
@@ -206,16 +256,22 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # The PINs are in this process's memory: it dumps no core, and neither does what it starts.
+    # The PINs come into this process's memory: it dumps no core, and neither does what it starts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     params, dry = module.params, module.check_mode
     if dry and not all(Path(params[name]).exists() for name in ("module", "pin_file", "so_pin_file")):
         module.exit_json(changed=True)
-    try:
-        pin, so_pin = read_pin(Path(params["pin_file"])), read_pin(Path(params["so_pin_file"]))
+
+    def bring_about(pin: bytes = b"", so_pin: bytes = b"", dry: bool = True) -> bool:
         os.environ.update({name: str(value) for name, value in params["environment"].items()})
-        with acting_as(params["user"]):
-            changed = initialise(Module(params["module"]), params["label"], pin, so_pin, dry)
+        return initialise(Module(params["module"]), params["label"], pin, so_pin, dry)
+
+    try:
+        # Looking needs no PIN, and only a child that has to make the token is given any.
+        changed = as_user(params["user"], bring_about)
+        pin, so_pin = read_pin(Path(params["pin_file"])), read_pin(Path(params["so_pin_file"]))
+        if changed and not dry:
+            changed = as_user(params["user"], lambda: bring_about(pin, so_pin, dry=False))
     except (TokenError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Device
 from pki import Authority
-from tokens import use_debian_pycurl
+from tokens import need, use_debian_pycurl
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 
@@ -86,3 +87,36 @@ def test_root_opens_nothing_there_as_root(arguments: tuple[str, ...], theirs: De
     assert done.returncode in (0, 1, 2), "it did its work, whatever it found"
     made = [path for name in places for path in Path(name).rglob("*") if path.stat().st_uid == 0]
     assert made == []
+
+
+LOADED = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <unistd.h>
+__attribute__((constructor)) static void loaded(void) {
+    int real, effective, saved;
+    FILE *log = fopen(LOG, "a");
+    if (!log) return;
+    getresuid(&real, &effective, &saved);
+    fprintf(log, "%d %d %d ", real, effective, saved);
+    getresgid(&real, &effective, &saved);
+    fprintf(log, "%d %d %d\\n", real, effective, saved);
+    fclose(log);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("doctor",), ("doctor", "--login"), ("csr", "--public-key"), ("csr", "--create-key")],
+    ids=" ".join,
+)
+def test_the_module_is_loaded_without_a_way_back_to_root(arguments: tuple[str, ...], theirs: Device) -> None:
+    need("gcc", "gcc")
+    source, module, log = (theirs.root / name for name in ("module.c", "module.so", "run/log"))
+    source.write_text(LOADED)
+    build = ["gcc", "-shared", "-fPIC", f'-DLOG="{log}"', "-o", str(module), str(source)]
+    subprocess.run(build, check=True)
+    theirs.configure(token={"module": str(module)})
+    theirs.run(*arguments)
+    assert set(log.read_text().split()) == {str(NOBODY)}

@@ -1,5 +1,6 @@
 """The module that makes a token, with a real SoftHSM, watched for what it lets others see."""
 
+import contextlib
 import getpass
 import json
 import os
@@ -8,10 +9,13 @@ import resource
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edge_litestream.appliance.plugins.modules import pkcs11_token
 
 ROOT = Path(__file__).resolve().parents[4]
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
@@ -32,18 +36,20 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, label: str = "edge", check: bool = False) -> dict[str, Any]:
-    """Run the module as Ansible does, in a process of its own; return its answer."""
+def run(
+    place: Path, label: str = "edge", check: bool = False, user: str = "", first: str = ""
+) -> dict[str, Any]:
+    """Run the module as Ansible does, in a process of its own that begins with `first`; return its answer."""
     arguments = {
         "module": MODULE,
         "label": label,
-        "user": getpass.getuser(),
+        "user": user or getpass.getuser(),
         "pin_file": f"{place}/pin",
         "so_pin_file": f"{place}/so-pin",
         "environment": {"SOFTHSM2_CONF": f"{place}/softhsm2.conf"},
         "_ansible_check_mode": check,
     }
-    code = (
+    code = first + (
         "import json, sys\n"
         "from ansible.module_utils.testing import patch_module_args\n"
         "from ansible_collections.edge_litestream.appliance.plugins.modules import pkcs11_token\n"
@@ -140,3 +146,109 @@ def test_check_mode_makes_none(place: Path) -> None:
     assert list((place / "tokens").iterdir()) == []
     run(place)
     assert not run(place, check=True)["changed"]
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+# What code that the store's owner planted could do, at the moment the PKCS#11 module is loaded.
+# The PIN is looked for backwards, so that what looks for it is not found.
+SPY = """
+import ctypes, json, os, re, sys
+libc = ctypes.CDLL(None)
+os.setgroups([0])  # as root has it after a login
+def spy(event, arguments):
+    if event != "ctypes.dlopen" or arguments[0] != {module!r}:
+        return
+    found = {{"ids": [*os.getresuid(), *os.getresgid(), *os.getgroups()]}}
+    found["dumps"] = libc.prctl(3)
+    libc.prctl(4, 1)  # PR_SET_DUMPABLE: else a process that changed its user may not read its own memory
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+        areas = re.findall("^([0-9a-f]+)-([0-9a-f]+) rw.*$", maps.read(), re.M)
+        found["so_pin"] = False
+        for begin, end in areas:
+            try:
+                memory.seek(int(begin, 16))
+                content = memory.read(int(end, 16) - int(begin, 16))
+            except OSError:
+                continue
+            found["so_pin"] |= {nip!r} in content[::-1]
+    for name, act in {{
+        "secret": lambda: open({secret!r}).close(),
+        "seteuid": lambda: os.seteuid(0),
+        "setegid": lambda: os.setegid(0),
+        "terminal": lambda: open("/dev/tty").close(),
+    }}.items():
+        try:
+            act()
+            found[name] = True
+        except OSError:
+            found[name] = False
+    found["files"] = sorted({{os.readlink("/proc/self/fd/%d" % fd) for fd in range(3)}})
+    os.write(1, b'{{"changed": false, "planted": true}}')
+    with open({log!r}, "a") as log:
+        print(json.dumps(found), file=log)
+sys.addaudithook(spy)
+"""
+
+
+@needs_root
+def test_the_module_is_loaded_by_its_user_for_good(place: Path) -> None:
+    """No saved uid and no open file is a way back to root, and no PIN is there before it is needed."""
+    log, secret, nobody = place / "log", place / "secret", 65534
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    for name in PINS:
+        (place / name).chmod(0o600)
+    log.touch()
+    for path in (log, place / "tokens"):
+        os.chown(path, nobody, nobody)
+    for parent in (place, *place.parents[:-2]):
+        parent.chmod(0o755)
+    first = SPY.format(module=MODULE, nip=PINS["so-pin"].encode()[::-1], secret=str(secret), log=str(log))
+    assert run(place, check=True, user="nobody", first=first)["changed"]
+    done = run(place, user="nobody", first=first)
+    assert done["changed"]
+    assert not run(place, user="nobody", first=first)["changed"]
+    assert "planted" not in done, "what it writes is not taken for the module's answer"
+    loads = [json.loads(line) for line in log.read_text().splitlines()]
+    for found in loads:
+        assert set(found["ids"]) == {nobody}
+        assert not any(found[way] for way in ("secret", "seteuid", "setegid", "terminal", "dumps"))
+        assert found["files"] == ["/dev/null"]
+    # check mode; the look, and the making; the look at a token that is ready
+    assert [found["so_pin"] for found in loads] == [False, False, True, False]
+    assert {path.stat().st_uid for path in (place / "tokens").rglob("*")} == {nobody}
+
+
+def lie(answer: bytes) -> bool:
+    """Write what is no answer to the pipe, whichever number it has."""
+    for fd in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(fd, answer)
+    os._exit(0)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("work", "why"),
+    [
+        (lambda: os._exit(7), "ended with 7"),
+        (os.abort, "ended with -6"),
+        (lambda: time.sleep(60), "did not answer within 1 s"),
+        (lambda: lie(b"[" * 4096), "gave no valid answer"),
+        (lambda: lie(b'{"ansible_facts": {}}'), "gave no valid answer"),
+        (lambda: lie(b"1"), "gave no valid answer"),
+        (lambda: lie(b"\xff"), "gave no valid answer"),
+        (lambda: lie(b'"\\u001b[2J"'), "gave no valid answer"),
+        (lambda: bool(os.environ["NO_SUCH"]), "^'NO_SUCH'$"),
+    ],
+)
+def test_a_child_that_does_not_answer_is_an_error(
+    work: Callable[[], bool], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pkcs11_token, "ANSWER_WITHIN", 1)
+    with pytest.raises(pkcs11_token.TokenError, match=why):
+        pkcs11_token.as_user("nobody", work)
+
+
+def test_an_unknown_user_is_named(place: Path) -> None:
+    assert run(place, user="no-such-user")["msg"] == "there is no user no-such-user"
