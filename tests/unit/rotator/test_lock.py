@@ -109,7 +109,23 @@ def test_a_record_of_nobody_accuses_nobody(record: bytes, local: Device, world: 
     os.close(held)
     (local.root / "run/busy").write_bytes(record)
     world.advance(1000)
-    assert not lock.stuck(config) or record == b"0 0\n"
+    assert lock.stuck(config) == ""
+
+
+def test_a_holder_that_ended_before_it_was_named_accuses_nobody(
+    local: Device, world: Time, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Between the refusal and the look into /proc/locks."""
+    config = configuration.load(str(local.config))
+    monkeypatch.setattr(lock, "holder", lambda path: 0)
+    held = local.lock()
+    assert local.tick() == 0
+    world.advance(1000)
+    assert "a process that /proc/locks does not tell" in lock.stuck(config)
+    os.close(held)
+    assert lock.stuck(config) == ""
+    local.tick("status", "--json")
+    assert "lock_stuck" not in capfd.readouterr().out
 
 
 def test_without_a_place_for_the_record_it_is_busy(local: Device, world: Time) -> None:
