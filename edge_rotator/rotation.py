@@ -97,7 +97,8 @@ def login(config: Config) -> Iterator[None]:
     run = Run(config)
     run.refuse_latched()
     unproven = run.mark_login()
-    if unproven:
+    if run.pin() is not None:
+        # Even an accepted one: the token's own PIN may have been changed since.
         run.save()
         run.refuse_without_memory()
     try:
