@@ -38,7 +38,6 @@ def rotate(path: str, force: bool = False) -> int:
     if not force and not schedule.is_due(config.directory, read_clock().boot):
         return 0
     refuse_root(config.user)
-    os.umask(0o027)
     held = lock.take(config, patient=force)
     try:
         failed = Run(config).tick(force)

@@ -90,6 +90,17 @@ def test_a_holder_that_never_ends_is_an_error_that_names_it(
     assert not (local.root / "run/busy").exists()
 
 
+@pytest.mark.parametrize(
+    "command", [("doctor",), ("rotate", "--dry-run"), ("csr",), ("status",)], ids=" ".join
+)
+def test_a_callers_umask_shuts_nobody_out(command: tuple[str, ...], device: Device) -> None:
+    """Sudo adds it to its own; a lock file of mode 0 would end all rotations of the service's user."""
+    device.run(*command, preexec_fn=lambda: os.umask(0o777))
+    files = [path for name in ("state", "run") for path in (device.root / name).iterdir()]
+    assert files or command == ("status",)
+    assert [path.name for path in files if path.stat().st_mode & 0o640 != 0o640] == []
+
+
 def test_one_holder_after_another_is_no_stuck_one(local: Device, world: Time) -> None:
     for _ in range(10):
         held = local.lock()
