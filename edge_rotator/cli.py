@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from edge_rotator import config as configuration
 from edge_rotator import files, rotation, schedule
@@ -218,6 +219,8 @@ def _run(args: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; make of every error one line."""
     args = parser().parse_args(arguments)
+    # Not the caller's: a lock file that the service's user may not open would end all rotations.
+    os.umask(0o027)
     try:
         return _run(args)
     except RotatorError as error:

@@ -117,6 +117,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "metrics_file": text("", _OPTIONAL_PATH, "an absolute path, or empty for none"),
     },
 }
+# An upgrade to this version that broke off leaves the new program with a configuration of 2.0.0.
+_IGNORED = "delivery.sync_command"
 
 
 class Config:
@@ -189,7 +191,7 @@ def check(path: str, raw: dict[str, Any]) -> Config:
             there_are = ", ".join(sorted(KEYS))
             raise RotatorError("config_invalid", f"{path}: [{section}] is no section; there are {there_are}")
         for name in given:
-            if name not in KEYS[section]:
+            if name not in KEYS[section] and f"{section}.{name}" != _IGNORED:
                 there_are = ", ".join(sorted(KEYS[section]))
                 detail = f"{path}: {section}.{name} is no key; there are {there_are}"
                 raise RotatorError("config_invalid", detail)

@@ -326,14 +326,19 @@ def _isolated(check: Callable[[], str]) -> Verdict:
         child.join()
         return "failed", "internal_error", f"the check crashed (exit code {child.exitcode})"
     finally:
-        child.kill()
-        with suppress(ProcessLookupError):  # it may have no group of its own yet
-            os.killpg(child.pid or 0, signal.SIGKILL)
+        # Never SIGKILL: a login in its middle has to end first. Its alarm bounds what does not obey.
+        child.terminate()
         child.join()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid or 0, signal.SIGKILL)  # what it started
         reader.close()
 
 
 def _child(check: Callable[[], str], writer: Connection) -> None:
+    # Whatever the caller ignores or blocks: it must end when told to, and at its limit.
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGALRM))
     # Should the doctor itself be gone by then: nothing may hold its lock for ever.
     signal.alarm(int(_LIMIT) + 5)
     os.setsid()  # no terminal: nothing below can ask for a PIN there

@@ -75,14 +75,30 @@ def holder(path: str) -> int:
     return int(pids[0]) if pids else 0
 
 
+def _held(path: str) -> bool:
+    """Whether anybody has the lock: no process in /proc/locks is also what is left of one that ended."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def stuck(config: Config) -> str:
     """Say who has had the lock for longer than any run takes; empty if nobody has."""
     pid, since = _read(config)
     held = read_clock().boot - since
-    if held < LIMIT or holder(_path(config)) != pid:
+    path = _path(config)
+    if held < LIMIT or holder(path) != pid or not (pid or _held(path)):
         return ""
     who = f"process {pid} ({_state(pid)})" if pid else "a process that /proc/locks does not tell"
-    return f"{who} has held {_path(config)} for {held:.0f} s"
+    return f"{who} has held {path} for {held:.0f} s"
 
 
 def _read(config: Config) -> tuple[int, float]:

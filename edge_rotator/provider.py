@@ -66,7 +66,9 @@ def ask(config: Config) -> Answer:
     """
     try:
         pin_path = token.pin_path(config.pin_file) if config.backend != "file" else ""
-        answer = fetch(config, pin_path)
+        # libcurl's own limits bound it; the unit's TimeoutStopSec is longer.
+        with token.unstoppable():
+            answer = fetch(config, pin_path)
     except RotatorError as error:
         if error.kind.name == "token_failed" and config.backend != "file":
             raise token.diagnose(config, error) from None

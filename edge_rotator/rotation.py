@@ -38,7 +38,6 @@ def rotate(path: str, force: bool = False) -> int:
     if not force and not schedule.is_due(config.directory, read_clock().boot):
         return 0
     refuse_root(config.user)
-    os.umask(0o027)
     held = lock.take(config, patient=force)
     try:
         failed = Run(config).tick(force)
@@ -97,7 +96,8 @@ def login(config: Config) -> Iterator[None]:
     run = Run(config)
     run.refuse_latched()
     unproven = run.mark_login()
-    if unproven:
+    if run.pin() is not None:
+        # Even an accepted one: the token's own PIN may have been changed since.
         run.save()
         run.refuse_without_memory()
     try:

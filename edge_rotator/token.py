@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edge_rotator import backend
 from edge_rotator.errors import KINDS, RotatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     import pkcs11
@@ -82,6 +85,20 @@ def pin_in_memory(pin: str) -> str:
     return f"/proc/self/fd/{handle}"
 
 
+@contextmanager
+def unstoppable() -> Iterator[None]:
+    """Around a login: who asks us to end has to wait for it, and is obeyed afterwards.
+
+    SoftHSM empties a token's file and then writes it again. SIGKILL or a power cut just there still
+    loses the token: that is SoftHSM's to mend.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _detail(exc: Exception) -> str:
     """Name a PKCS#11 error; its class tells more than its text."""
     return f"{type(exc).__name__} {exc}".strip()
@@ -133,7 +150,8 @@ def open_session(token: Token, pin: str | None, rw: bool = False) -> Session:
     import pkcs11
 
     try:
-        return token.open(rw=rw, user_pin=pin)
+        with unstoppable():
+            return token.open(rw=rw, user_pin=pin)
     except (pkcs11.exceptions.PinIncorrect, pkcs11.exceptions.PinLenRange) as exc:
         raise RotatorError("pin_refused", _detail(exc)) from None
     except pkcs11.exceptions.PinLocked as exc:

@@ -86,6 +86,13 @@ def test_refused(section: str, key: str, value: object, words: str, tmp_path: Pa
     assert words in caught.value.detail
 
 
+def test_a_configuration_of_an_upgrade_that_broke_off_still_rotates(tmp_path: Path) -> None:
+    tables = good()
+    command = ["/usr/bin/sudo", "-n", "/usr/local/bin/litestream", "sync"]
+    tables["delivery"] |= {"sync_command": command, "litestream_socket": "/run/litestream/litestream.sock"}
+    assert load(tmp_path, tables).mode == "process"
+
+
 def test_environment_mode_needs_a_restart(tmp_path: Path) -> None:
     tables = good()
     tables["delivery"] |= {"mode": "environment", "restart_command": []}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Device
+from conftest import ROOT, Device
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
@@ -173,6 +175,25 @@ def test_what_a_check_found_cannot_act_on_the_terminal(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "process 7 (python ]0;x )" in said
     assert said.replace("\n", "").isprintable()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_a_check_that_hangs_ends_whatever_its_caller_ignores(how: str) -> None:
+    """Even if the doctor is gone: it would hold the lock for ever."""
+    code = """if True:
+        import os, signal, sys, time
+        sys.path[:0] = sys.argv[1:2]
+        from edge_rotator import doctor
+        doctor._LIMIT = -4  # with 5 s more: the alarm
+        if sys.argv[2] == "ignored":
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        doctor._child(lambda: time.sleep(10), doctor._FORK.Pipe()[1])
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT), how], check=False, timeout=20)
+    assert done.returncode == -signal.SIGALRM
 
 
 def test_check_with_a_fault() -> None:

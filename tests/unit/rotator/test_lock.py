@@ -96,6 +96,17 @@ def test_a_holder_that_never_ends_is_an_error_that_names_it(
     assert not (local.root / "run/busy").exists()
 
 
+@pytest.mark.parametrize(
+    "command", [("doctor",), ("rotate", "--dry-run"), ("csr",), ("status",)], ids=" ".join
+)
+def test_a_callers_umask_shuts_nobody_out(command: tuple[str, ...], device: Device) -> None:
+    """Sudo adds it to its own; a lock file of mode 0 would end all rotations of the service's user."""
+    device.run(*command, preexec_fn=lambda: os.umask(0o777))
+    files = [path for name in ("state", "run") for path in (device.root / name).iterdir()]
+    assert files or command == ("status",)
+    assert [path.name for path in files if path.stat().st_mode & 0o640 != 0o640] == []
+
+
 def test_one_holder_after_another_is_no_stuck_one(local: Device, world: Time) -> None:
     for _ in range(10):
         held = local.lock()
@@ -115,7 +126,23 @@ def test_a_record_of_nobody_accuses_nobody(record: bytes, local: Device, world: 
     os.close(held)
     (local.root / "run/busy").write_bytes(record)
     world.advance(1000)
-    assert not lock.stuck(config) or record == b"0 0\n"
+    assert lock.stuck(config) == ""
+
+
+def test_a_holder_that_ended_before_it_was_named_accuses_nobody(
+    local: Device, world: Time, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Between the refusal and the look into /proc/locks."""
+    config = configuration.load(str(local.config))
+    monkeypatch.setattr(lock, "holder", lambda path: 0)
+    held = local.lock()
+    assert local.tick() == 0
+    world.advance(1000)
+    assert "a process that /proc/locks does not tell" in lock.stuck(config)
+    os.close(held)
+    assert lock.stuck(config) == ""
+    local.tick("status", "--json")
+    assert "lock_stuck" not in capfd.readouterr().out
 
 
 def test_without_a_place_for_the_record_it_is_busy(local: Device, world: Time) -> None:

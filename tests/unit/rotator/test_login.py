@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PIN, ROOT, Device
+from conftest import PIN, ROOT, SOFTHSM, Device
+from tokens import spy
 
 from edge_rotator import config as configuration
 from edge_rotator import rotation, token
@@ -99,6 +100,27 @@ def test_neither_does_doctor(forgetful: Device) -> None:
     assert "failed  login        state_failed" in told
     assert "skipped provider" in told
     assert forgetful.server.requests == []
+
+
+@pytest.mark.parametrize("arguments", [("doctor", "--login"), ("rotate", "--dry-run"), ("csr",)])
+def test_nor_with_an_accepted_pin_that_the_token_may_refuse_by_now(
+    arguments: tuple[str, ...], device: Device
+) -> None:
+    """The token's PIN was changed, the file was not: each would be another try."""
+    assert logins(device, 1) == [0]
+    (device.root / "state/.state.json.tmp").mkdir()
+    change = ["pkcs11-tool", "--module", SOFTHSM, "--token-label", "edge", "--login", "--change-pin"]
+    subprocess.run(
+        [*change, "--pin", PIN, "--new-pin", "another-pin"],
+        env={"PATH": "/usr/bin:/bin", "SOFTHSM2_CONF": str(device.softhsm)},
+        check=True,
+        capture_output=True,
+    )
+    count = spy(device)
+    for _ in range(2):
+        done = device.run(*arguments)
+        assert "state_failed" in done.stdout + done.stderr
+    assert count("C_Login") == 0
 
 
 def test_a_full_disk_stops_no_device_that_works(device: Device) -> None:
