@@ -104,7 +104,7 @@ def process_json(credentials: Credentials, expires: float) -> bytes:
 
 
 def environment_file(credentials: Credentials, region: str) -> bytes:
-    """Render for systemd's `EnvironmentFile=`, quoted so that every character stands for itself."""
+    """Render as systemd's `EnvironmentFile=` is written, quoted so that every character stands for itself."""
     values = {
         "AWS_ACCESS_KEY_ID": credentials.access_key_id,
         "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
@@ -133,12 +133,10 @@ def write(config: Config, credentials: Credentials, expires: float) -> None:
     Raises `write_failed`; the old file is then still there.
     """
     if config.mode == "process":
-        data, mode = process_json(credentials, expires), 0o640
-        gid = _gid(config.group)
+        data = process_json(credentials, expires)
     else:
-        # systemd reads it as root; nobody else has to.
-        data, mode, gid = environment_file(credentials, config.region), 0o600, None
+        data = environment_file(credentials, config.region)
     try:
-        write_atomic(config.credentials_file, data, mode, gid)
+        write_atomic(config.credentials_file, data, 0o640, _gid(config.group))
     except OSError as exc:
         raise RotatorError("write_failed", f"{config.credentials_file}: {exc.strerror}") from None

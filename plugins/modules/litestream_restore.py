@@ -101,7 +101,7 @@ LIMIT_S = 86400
 BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
 # In environment mode every rotation starts Litestream. In process mode the rotator goes on, so that the
 # credentials of a long restore stay fresh, and only the file that it writes starts Litestream.
-STARTERS_PROCESS = ("litestream.path",)
+STARTER_PROCESS = "litestream.path"
 STARTERS_ENVIRONMENT = (
     "edge-rotator.timer",
     "edge-rotator-due.timer",
@@ -168,12 +168,13 @@ def unit_properties(unit: str) -> dict[str, list[str]]:
     return found
 
 
-def starters(unit: dict[str, list[str]]) -> list[str]:
-    """Installed units that start Litestream in its mode of delivery."""
-    names = STARTERS_ENVIRONMENT if "EnvironmentFiles" in unit else STARTERS_PROCESS
+def starters() -> list[str]:
+    """Installed units that start Litestream in its mode of delivery; only process mode has a path unit."""
+    names = (STARTER_PROCESS, *STARTERS_ENVIRONMENT)
     show = ["systemctl", "show", "--property=LoadState", "--value", "--", *names]
     told = subprocess.run(show, capture_output=True, text=True, check=True).stdout.split()
-    return [name for name, state in zip(names, told, strict=True) if state == "loaded"]
+    loaded = [name for name, state in zip(names, told, strict=True) if state == "loaded"]
+    return [STARTER_PROCESS] if STARTER_PROCESS in loaded else loaded
 
 
 def program(params: dict[str, Any]) -> list[str]:
@@ -187,7 +188,7 @@ def transient(unit: dict[str, list[str]], directory: str, network: bool) -> list
     """Command that runs another one in a sandbox, as Litestream's unit would, in this directory."""
     properties = [f"{name}={value}" for name in PASSED_ON[:-1] for value in unit.get(name, [])]
     if network:
-        # Shown with a remark in parentheses, which is not taken.
+        # Only a unit that an older version wrote has it; shown with a remark in parentheses.
         properties += [
             f"EnvironmentFile={value.split(' (')[0]}" for value in unit.get("EnvironmentFiles", [])
         ]
@@ -419,7 +420,7 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         "changed": True,
         "database": path,
         "aside": aside,
-        "starters": starters(unit),
+        "starters": starters(),
     }
 
 

@@ -19,6 +19,8 @@ from ansible.template import Templar
 from ansible_collections.edge_litestream.appliance.plugins.action import rotator_config
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 
+from edge_rotator.delivery import Credentials, environment_file
+
 ROOT = Path(__file__).resolve().parents[3]
 HOST = {
     "inventory_hostname": "edge01",
@@ -293,33 +295,63 @@ def test_the_inventory_wins_over_a_playbook(playbook: str) -> None:
     assert "vars_files" not in play
 
 
-@pytest.mark.parametrize("delivery", ["process", "environment"])
-def test_litestreams_environment_is_a_list(delivery: str) -> None:
-    """What starts Litestream, with another program in its place, in a hostile environment."""
+def started(tmp_path: Path, delivery: str) -> subprocess.CompletedProcess[str]:
+    """What starts Litestream, with `env` in its place, in a hostile environment."""
     start = render(
         "litestream-run.py.j2",
         "litestream",
         litestream_delivery=delivery,
         litestream_credentials_file="/run/credentials.json",
-        litestream_environment_file="/run/litestream.env",
+        litestream_environment_file=str(tmp_path / "litestream.env"),
         litestream_region="eu-central-1",
         litestream_ca_file="/etc/ca.pem",
         litestream_command="/usr/bin/env",
     )
-    command = [sys.executable, "-IS", "-c", start]
-    keys = {f"AWS_{name}": "k" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")}
-    hostile = {
-        "AWS_REGION": "evil",
-        "SSL_CERT_FILE": "/evil",
-        "HTTPS_PROXY": "http://evil",
-        "PYTHONPATH": "/evil",
-    }
-    done = subprocess.run(command, env=keys | hostile, capture_output=True, text=True, check=True)
-    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    return subprocess.run(
+        [sys.executable, "-IS", "-c", start],
+        env=KEYS | HOSTILE,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+
+
+KEYS = {f"AWS_{name}": f"old {name}" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")}
+HOSTILE = {
+    "AWS_REGION": "evil",
+    "SSL_CERT_FILE": "/evil",
+    "HTTPS_PROXY": "http://evil",
+    "PYTHONPATH": "/evil",
+}
+
+
+@pytest.mark.parametrize("delivery", ["process", "environment"])
+def test_litestreams_environment_is_a_list(tmp_path: Path, delivery: str) -> None:
+    secret = "".join(map(chr, range(33, 127)))
+    written = delivery_of(secret) + "".join(f'{name}="{value}"\n' for name, value in HOSTILE.items())
+    (tmp_path / "litestream.env").write_text(written)
+    found = dict(line.split("=", 1) for line in started(tmp_path, delivery).stdout.splitlines())
     own = {"PATH", "AWS_REGION", "AWS_EC2_METADATA_DISABLED", "SSL_CERT_FILE"}
     profile = {"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_SDK_LOAD_CONFIG"}
-    assert found.keys() == own | (profile if delivery == "process" else keys.keys())
+    assert found.keys() == own | (profile if delivery == "process" else KEYS.keys())
     assert (found["AWS_REGION"], found["SSL_CERT_FILE"]) == ("eu-central-1", "/etc/ca.pem")
+    if delivery == "environment":
+        assert found["AWS_SECRET_ACCESS_KEY"] == secret
+
+
+def delivery_of(secret: str) -> str:
+    """Write the file as the rotator does."""
+    return environment_file(Credentials("AKIA", secret, "token", 0.0), "eu-central-1").decode()
+
+
+def test_a_link_or_a_pipe_is_no_environment_file(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text(delivery_of("secret"))
+    (tmp_path / "litestream.env").symlink_to(tmp_path / "other")
+    assert "AWS_SECRET" not in started(tmp_path, "environment").stdout
+    (tmp_path / "litestream.env").unlink()
+    os.mkfifo(tmp_path / "litestream.env")
+    assert "AWS_SECRET" not in started(tmp_path, "environment").stdout
 
 
 @pytest.mark.parametrize("devices", [[], ["/dev/i2c-1"]])

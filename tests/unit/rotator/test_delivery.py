@@ -209,12 +209,11 @@ def test_process_mode(config: Config) -> None:
 
 def test_environment_mode(config: Config) -> None:
     config.mode = "environment"
-    config.group = "no-such-group"  # does not matter here
     delivery.write(config, MADE, 0)
     path = Path(config.credentials_file)
     assert path.name == "litestream.env"
     assert 'AWS_DEFAULT_REGION="eu-central-1"' in path.read_text()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_group(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

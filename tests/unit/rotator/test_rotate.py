@@ -47,7 +47,7 @@ def test_environment_mode_restarts_once_per_change_and_retries(device: Device) -
     log = device.fake("restart", code=1)
     failed = device.run("rotate")
     assert failed.returncode == 71, failed.stderr
-    assert device.environment_file.stat().st_mode & 0o7777 == 0o600
+    assert device.environment_file.stat().st_mode & 0o7777 == 0o640
     assert device.run("due").returncode == 0
     assert json.loads(device.run("status", "--json").stdout)["restart_pending"] is True
     log = device.fake("restart")

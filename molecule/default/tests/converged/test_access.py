@@ -118,20 +118,17 @@ def test_modes_of_files(host: Any, path: str) -> None:
     assert (found.group, found.mode) == (group, mode)
 
 
-def test_modes_of_the_credentials(host: Any, mode: str, secret_file: str) -> None:
+def test_modes_of_the_credentials(host: Any, secret_file: str) -> None:
     found = host.file(secret_file)
-    assert (found.user, found.group) == ("edge-rotator", "litestream")
-    assert found.mode == (0o640 if mode == "process" else 0o600)
+    assert (found.user, found.group, found.mode) == ("edge-rotator", "litestream", 0o640)
 
 
 @pytest.mark.parametrize("user", ["litestream", "sample-app", "operator", "nobody"])
-def test_nobody_else_reaches_pin_token_or_credentials(
-    host: Any, mode: str, user: str, secret_file: str
-) -> None:
+def test_nobody_else_reaches_pin_token_or_credentials(host: Any, user: str, secret_file: str) -> None:
     assert host.run(f"runuser -u {user} -- cat /etc/edge-token/pin").rc != 0
     assert host.run(f"runuser -u {user} -- ls /var/lib/edge-token").rc != 0
     reads = host.run(f"runuser -u {user} -- cat {secret_file}").rc == 0
-    assert reads == (user == "litestream" and mode == "process")
+    assert reads == (user == "litestream")
 
 
 def test_the_rotator_itself_cannot_read_the_pin(host: Any) -> None:

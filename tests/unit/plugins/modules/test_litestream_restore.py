@@ -67,7 +67,7 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No systemd here: commands run in their directory, as they are."""
     monkeypatch.setattr(restore, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(restore, "unit_properties", lambda unit: UNIT)
-    monkeypatch.setattr(restore, "starters", lambda unit: ["litestream.path"])
+    monkeypatch.setattr(restore, "starters", lambda: ["litestream.path"])
     monkeypatch.setattr(
         restore, "transient", lambda unit, directory, network: ["env", f"--chdir={directory}"]
     )
