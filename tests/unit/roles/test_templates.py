@@ -176,6 +176,15 @@ def test_the_condition_asks_before_every_rotation_but_a_forced_one() -> None:
     assert not re.search(r"^ProcSubset", due, re.MULTILINE), "it would hide /proc/uptime from the condition"
 
 
+@pytest.mark.parametrize("timeout", [30, 600])
+def test_a_rotation_is_not_killed_within_a_request(timeout: int) -> None:
+    """It does not end before; whatever limit the device has for all units."""
+    for force in (False, True):
+        text = render("edge-rotator.service.j2", item={"force": force}, edge_rotator_timeout=timeout)
+        limit = re.search(r"^TimeoutStopSec=(\d+)s$", text, re.MULTILINE)
+        assert limit and int(limit[1]) > timeout
+
+
 def test_what_rotation_depends_on_is_watched() -> None:
     with_pin = render("edge-rotator-due.path.j2", edge_rotator_pin_file="/etc/edge-token/pin").splitlines()
     key_file = render(

@@ -8,9 +8,10 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ PINS = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A directory with both PINs and an empty SoftHSM store."""
-    for name, pin in PINS.items():
-        (tmp_path / name).write_text(pin)
-    (tmp_path / "tokens").mkdir()
-    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tmp_path}/tokens\n")
-    return tmp_path
+def place() -> Iterator[Path]:
+    """Both PINs and an empty SoftHSM store, not below pytest's own directory, which others cannot enter."""
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made)
+        for name, pin in PINS.items():
+            (path / name).write_text(pin)
+        (path / "tokens").mkdir()
+        (path / "softhsm2.conf").write_text(f"directories.tokendir = {path}/tokens\n")
+        yield path
 
 
 def run(
@@ -201,13 +204,13 @@ def test_the_module_is_loaded_by_its_user_for_good(place: Path) -> None:
     log.touch()
     for path in (log, place / "tokens"):
         os.chown(path, nobody, nobody)
-    for parent in (place, *place.parents[:-2]):
-        parent.chmod(0o755)
+    place.chmod(0o755)
     first = SPY.format(module=MODULE, nip=PINS["so-pin"].encode()[::-1], secret=str(secret), log=str(log))
     assert run(place, check=True, user="nobody", first=first)["changed"]
     done = run(place, user="nobody", first=first)
     assert done["changed"]
-    assert not run(place, user="nobody", first=first)["changed"]
+    again = run(place, user="nobody", first=first)
+    assert not again["changed"], again
     assert "planted" not in done, "what it writes is not taken for the module's answer"
     loads = [json.loads(line) for line in log.read_text().splitlines()]
     for found in loads:
