@@ -19,7 +19,7 @@ def spare_token(host: Any, at_rest: None) -> Iterator[None]:
     """Put the token back as it was: a test that fails may have destroyed it."""
     host.check_output(f"rm -rf {ASIDE}; cp -a {STORE} {ASIDE}")
     # Litestream may just have been restarted, and doctor says that it has not synced yet.
-    wait_for(lambda: host.run("edge-rotator status").rc == 0, 30)
+    wait_for(lambda: host.run("runuser -u edge-rotator -- edge-rotator doctor").rc == 0, 60)
     yield
     host.check_output(f"cp -a {ASIDE}/. {STORE} && rm -rf {ASIDE}")
 
