@@ -172,9 +172,14 @@ def finish_replication(host: str) -> None:
             time.sleep(1)
 
 
+# Seconds: unlike S3, the stand-in may list a directory as it was up to 2 s ago.
+_LISTING_AGE = 2.5
+
+
 def restore(thing: str) -> Rows:
     """Restore a thing's replica on the cloud machine with a key of its own, and read it."""
     path = f"/tmp/restored-{thing}.db"
+    time.sleep(_LISTING_AGE)
     run(CLOUD, f"sudo rm -f {path} {path}-*")
     run(CLOUD, f"sudo cloudctl restore {thing}/sample.db {path}")
     return rows(CLOUD, path)
