@@ -281,8 +281,7 @@ def _litestream(config: Config) -> str:
     ages, why = replication.try_ages(config.litestream_socket)
     if why:
         raise RotatorError("litestream_silent", why)
-    missing = [path for path in config.databases if path not in ages]
-    missing += replication.unmatched(config.patterns, ages)
+    missing = replication.unknown(config, ages)
     if missing:
         raise RotatorError("replication_stalled", f"Litestream does not know {', '.join(missing)}")
     for path, age in ages.items():

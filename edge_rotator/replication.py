@@ -8,9 +8,10 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from edge_rotator.clock import parse_iso, read_clock
+from edge_rotator.config import Config
 
 LIST_TIMEOUT = 10.0  # s; litestream-query gives Litestream 5
 NOT_RUNNING = 127
@@ -86,3 +87,8 @@ def _matches(path: str, pattern: str) -> bool:
 def unmatched(patterns: list[str], paths: Iterable[str]) -> list[str]:
     """Patterns that none of Litestream's databases matches: nothing of what they are for is replicated."""
     return [pattern for pattern in patterns if not any(_matches(path, pattern) for path in paths)]
+
+
+def unknown(config: Config, paths: Collection[str]) -> list[str]:
+    """Return what is configured and not among Litestream's databases, patterns that match none included."""
+    return [path for path in config.databases if path not in paths] + unmatched(config.patterns, paths)

@@ -84,8 +84,7 @@ def _databases(config: Config) -> dict[str, Any]:
     fresh, why = replication.try_ages(config.litestream_socket)
     databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
     if not why:
-        unknown = [path for path in config.databases if path not in fresh]
-        unknown += replication.unmatched(config.patterns, fresh)
+        unknown = replication.unknown(config, fresh)
         databases.update({path: {"age_s": None, "known": False} for path in unknown})
     return {
         "socket": config.litestream_socket,
