@@ -15,16 +15,17 @@ export PATH := $(VENV)/bin:$(PATH)
 # Machines need root; whoever is not root runs the same target again by sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
+export FAULTS ?=
 
-.PHONY: help demo test lint sanity unit matrix molecule bench bench-converge lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults bench bench-converge lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule bench bench-converge lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST)
+demo test lint sanity unit matrix molecule faults bench bench-converge lab-up converge ssh lab-down docs dist setup clean:
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
 
@@ -66,6 +67,9 @@ matrix: setup ## the same on Debian 13 with Python 3.13, and newer releases of a
 
 molecule: setup ## boot machines and verify the whole appliance
 	@molecule/shared/scenarios.sh
+
+faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name walks some of it
+	@python -m experiment.faults --boot
 
 bench-converge: setup ## seconds of a first converge and of one that changes nothing, for 1 and 8 devices
 	@python tests/bench/converge.py
