@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from edge_rotator import __version__
-from experiment import observe
+from experiment import alerts, observe
 from experiment.phases import ROOT
 from lab.settings import HOSTS_FILE, paths
 from lab.shell import signals_as_exceptions
@@ -126,12 +126,13 @@ class Device:
         text = observe.run(self.name, command, check=False, timeout_s=COMMAND_AT_MOST_S)
         return dict(re.findall(r"^failed +(\S+) +(\w+): ", text, re.MULTILINE))
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the samples of a textfile of now, by series, and when they were taken."""
+    def metrics(self) -> tuple[float, dict[str, float]]:
+        """Return when the device was asked, and the samples of its textfile of now, by series."""
         text = observe.run(self.name, f"sudo sh -c {shlex.quote(METRICS)}", check=False)
         pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-        samples = {series: float(value) for series, _, value in pairs}
-        return {"at": round(observe.now(self.name), 3), "samples": samples}
+        # How often what happened in this walk concerns no alert.
+        samples = {name: float(value) for name, _, value in pairs if "_attempts_total" not in name}
+        return round(observe.now(self.name), 3), samples
 
 
 def devices(only: list[str] | None = None) -> list[Device]:
@@ -215,14 +216,14 @@ class Drill:
         if not targets:
             return []
         # One device's metrics tell enough: the alerts do not know of modes.
-        record = {"before": targets[0].metrics()} if fault.alert else {}
+        record = [targets[0].metrics()] if fault.alert else []
         try:
             self.everywhere(fault.inject, targets)
             self.each(lambda device: self.observe(fault, device, outcomes[device.name]), targets)
             if fault.alert:
-                record["during"] = targets[0].metrics()
+                record.append(targets[0].metrics())
                 time.sleep(BETWEEN_SAMPLES_S)
-                self.recorded[fault.name] = record | {"after": targets[0].metrics()}
+                self.recorded[fault.name] = alerts.compact([*record, targets[0].metrics()])
         finally:
             self.everywhere(fault.heal + fault.mend, targets)
         self.each(lambda device: self.recover(fault, device, outcomes[device.name]), targets)
