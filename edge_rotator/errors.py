@@ -196,6 +196,12 @@ KINDS: dict[str, Kind] = {
             NONE,
             "`litestream sync -wait DATABASE` and `journalctl -u litestream` say why",
         ),
+        (
+            "s3_refused",
+            77,
+            NONE,
+            "S3's own words say why: check the role's policy, bucket and path, and the clock",
+        ),
         ("state_failed", 72, NONE, "the state directory must exist, be ours and have room"),
     )
 }

@@ -91,6 +91,11 @@ def _table() -> dict[str, Metric]:
                 "gauge",
                 "When Litestream last synced the database with its replica, by its own word; 0 if never.",
             ),
+            (
+                "replicated",
+                "gauge",
+                "1 if what an application wrote to the database a moment ago is in its replica.",
+            ),
         )
     }
 
@@ -127,16 +132,18 @@ def _add_certificate(table: dict[str, Metric], config: Config) -> None:
 def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> None:
     if not config.litestream_socket:
         return
-    ages, why = replication.try_ages(config.litestream_socket)
+    answer, why = replication.try_look(config.litestream_socket)
     table["litestream_up"].add(not why)
     if why:
         return
+    problems = replication.problems(config, answer)
     # Those it does not know were never synced either: without a sample no alert could miss them.
-    expected = config.databases + replication.unmatched(config.patterns, ages)
-    for path, age in {**dict.fromkeys(expected), **ages}.items():
+    for path in {**dict.fromkeys(replication.unknown(config, answer.databases)), **answer.databases}:
+        age = answer.databases[path].age if path in answer.databases else None
         table["replication_last_sync_timestamp_seconds"].add(
             0.0 if age is None else clock.wall - age, db=path
         )
+        table["replicated"].add(path not in problems, db=path)
 
 
 def render(metrics: Iterable[Metric]) -> str:

@@ -23,8 +23,8 @@ CLOCK_SLACK = 60.0  # s that the clock may be behind the configuration's own dat
 WIDTH = 80
 MOST_PROBLEMS = 5
 MOST_DATABASES = 3
-RESTART_GRACE = 60.0  # s; a stop with its last sync, and the first sync after the start
-REPLICATION_WARNING = 300.0  # s; Litestream's longest back-off
+RESTART_GRACE = 30.0  # s; a restart takes one, and longer where a last sync has to be waited for
+ROOM = 1048576  # bytes; less is too little for the rotator's own files
 
 
 def span(seconds: float) -> str:
@@ -80,18 +80,41 @@ def _next(config: Config, state: State, clock: Clock) -> tuple[float, str]:
     return entry.at - clock.boot, reason
 
 
-def _databases(config: Config) -> dict[str, Any]:
-    fresh, why = replication.try_ages(config.litestream_socket)
-    databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
-    if not why:
-        unknown = replication.unknown(config, fresh)
-        databases.update({path: {"age_s": None, "known": False} for path in unknown})
+def _databases(config: Config, answer: replication.Answer, why: str) -> dict[str, Any]:
+    known = answer.databases
+    problems = {} if why else replication.problems(config, answer)
     return {
         "socket": config.litestream_socket,
         "error": why or None,
-        "databases": databases,
-        "patterns": config.patterns,
+        "databases": {
+            path: {
+                "age_s": known[path].age if path in known else None,
+                "known": path in known,
+                "problem": problems.get(path),
+            }
+            for path in {**known, **problems}
+        },
     }
+
+
+def _rooms(config: Config, answer: replication.Answer) -> dict[str, str]:
+    """Directories without room for what is written there, and what they lack."""
+    rooms: dict[str, tuple[int | None, int | None, int]] = {}
+    for path in (config.directory, config.state_directory):
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            continue  # a rotation tells
+        rooms[path] = found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None, ROOM
+    for path, database in answer.databases.items():
+        rooms[os.path.dirname(path)] = database.room, database.inodes, replication.ROOM
+    lacks = {}
+    for path, (room, inodes, least) in rooms.items():
+        if room is not None and room < least:
+            lacks[path] = f"{room / 1048576:.1f} MiB left"
+        elif inodes is not None and inodes < replication.INODES:
+            lacks[path] = f"{inodes} inodes left"
+    return lacks
 
 
 def _certificate(config: Config, clock: Clock) -> dict[str, Any]:
@@ -117,6 +140,7 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
     if success and present and clock.boot >= success.boot and config.mode == "environment":
         restarted = clock.boot - success.boot
     installed = os.stat(config.path).st_mtime
+    answer, why = replication.try_look(config.litestream_socket)
     report: dict[str, Any] = {
         "thing": config.thing_name,
         "endpoint": config.endpoint,
@@ -137,7 +161,8 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "clock_set": clock.wall >= installed - CLOCK_SLACK,
         "clock_skew_s": -state.clock_skew,
         "attempts": state.attempts,
-        "replication": _databases(config),
+        "replication": _databases(config, answer, why),
+        "no_room": _rooms(config, answer),
         "certificate": _certificate(config, clock),
         "token": {
             "backend": config.backend,
@@ -170,7 +195,7 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
         found.append((CRITICAL, "the lock is held and not let go; nothing is tried until it is"))
     elif error and error["current"] and not told:
         found.append((WARNING, f"the last attempt failed: {error['class']}"))
-    if report["restart_pending"]:
+    if report["restart_pending"] and not _restarting(report):
         found.append((WARNING, "Litestream has yet to be restarted"))
     if not report["clock_set"]:
         found.append((WARNING, f"the clock is not set: it says {report['now']}"))
@@ -184,25 +209,34 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     elif remaining < report["certificate"]["warning_s"]:
         level = CRITICAL if remaining <= 0 else WARNING
         found.append((level, "the certificate has expired or soon will"))
+    found += [(WARNING, f"hardly any room in {path}: {lack}") for path, lack in report["no_room"].items()]
     found += [(WARNING, text) for text in _replication_problems(report)]
     return max((level for level, _ in found), default=OK), [text for _, text in found]
 
 
+def _restarting(report: dict[str, Any]) -> bool:
+    """Whether the restart that follows a rotation is under way."""
+    since = report["restarted_s_ago"]
+    return bool(report["restart_pending"]) and since is not None and since < RESTART_GRACE
+
+
 def _replication_problems(report: dict[str, Any]) -> list[str]:
-    """List what Litestream's own answer says against `ok`."""
-    # Just restarted, Litestream may have nothing to tell yet.
-    settling = report["restarted_s_ago"] is not None and report["restarted_s_ago"] < RESTART_GRACE
-    if report["replication"]["error"]:
-        return ["Litestream does not answer"] if report["replication"]["socket"] and not settling else []
-    found = []
-    for path, database in report["replication"]["databases"].items():
-        age = database["age_s"]
-        if not database["known"] and not settling:
-            nothing = path in report["replication"]["patterns"]
-            found.append(f"{path} matches no database" if nothing else f"{path} is not known to Litestream")
-        elif (age is None and not settling) or (age is not None and age > REPLICATION_WARNING):
-            found.append(f"{path} has not been replicated lately")
-    return found
+    """List what speaks against the replica."""
+    replica = report["replication"]
+    if replica["error"]:
+        return ["Litestream does not answer"] if replica["socket"] and not _restarting(report) else []
+    return [f"{path} {each['problem']}" for path, each in replica["databases"].items() if each["problem"]]
+
+
+def _lateness(database: dict[str, Any]) -> float:
+    return math.inf if database["age_s"] is None else float(database["age_s"])
+
+
+def _replicated(database: dict[str, Any]) -> str:
+    if database["age_s"] is None:
+        return "never synced"
+    # Litestream goes on to sync what it had before it could not read the database any more.
+    return f"{'last ' if database['problem'] else ''}synced {span(database['age_s'])} ago"
 
 
 def _replicas(report: dict[str, Any]) -> list[str]:
@@ -210,12 +244,8 @@ def _replicas(report: dict[str, Any]) -> list[str]:
     if report["replication"]["error"]:
         return [f"unknown: {report['replication']['error']}"]
     databases = report["replication"]["databases"]
-    ages = {path: each["age_s"] for path, each in databases.items()}
-    order = sorted(ages, key=lambda path: -(math.inf if ages[path] is None else ages[path]))
-    rows = [
-        f"{path}: " + ("never synced" if ages[path] is None else f"synced {span(ages[path])} ago")
-        for path in order
-    ]
+    order = sorted(databases, key=lambda path: -_lateness(databases[path]))
+    rows = [f"{path}: {_replicated(databases[path])}" for path in order]
     if len(rows) > MOST_DATABASES:
         rows[MOST_DATABASES - 1 :] = [f"and {len(rows) - MOST_DATABASES + 1} more, synced later than these"]
     return rows or ["Litestream has no database"]
