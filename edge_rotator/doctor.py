@@ -32,12 +32,13 @@ from edge_rotator import (
     rotation,
     s3,
     status,
+    timer,
     token,
 )
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
-from edge_rotator.errors import KINDS, RotatorError, plain
+from edge_rotator.errors import FORCE, KINDS, RotatorError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,15 @@ class SkippedError(Exception):
 def _needs_token(config: Config) -> None:
     if config.backend == "file":
         raise SkippedError("the key is a file (backend file)")
+
+
+def _timer(_config: Config) -> str:
+    ticks = timer.look()
+    if not ticks.known:
+        raise SkippedError(f"unknown, {ticks.detail}")
+    if ticks.error:
+        raise RotatorError(ticks.error, ticks.detail)
+    return f"{timer.TIMER} runs and is enabled, last tick {timer.ago(ticks)}"
 
 
 def _pycurl(config: Config) -> str:
@@ -395,6 +405,7 @@ def _walk(config: Config, secret: str | None) -> bool:
     latched = _latched(config)
     # Name, the check that has to be passed before it makes sense, what is done.
     checks: tuple[tuple[str, str, Callable[[Config], str]], ...] = (
+        ("timer", "", _timer),
         ("pycurl", "", _pycurl),
         ("module", "", partial(_alone, check=_module)),
         ("token", "module", partial(_alone, check=_token)),
@@ -421,6 +432,8 @@ def _walk(config: Config, secret: str | None) -> bool:
         if verdict == "failed" or before in broken:
             broken.add(name)
         _show(name, verdict, kind, detail)
+    if broken:
+        print(f"{'':8}After repairing: `{FORCE}`", flush=True)
     return not broken
 
 

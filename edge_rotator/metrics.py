@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edge_rotator import __version__, files, lock, replication, rotation, schedule, token
+from edge_rotator import __version__, files, lock, replication, rotation, schedule, timer, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
@@ -73,6 +73,7 @@ def _table() -> dict[str, Metric]:
             ("failing", "gauge", "1 while the last attempt failed."),
             ("pin_latched", "gauge", "1 while nothing is tried because the token refused the PIN."),
             ("lock_stuck", "gauge", "1 while a process holds the lock for longer than any run takes."),
+            ("timer_up", "gauge", "1 if systemd says that the rotator's timer ticks and its unit can start."),
             (
                 "restart_pending",
                 "gauge",
@@ -157,6 +158,9 @@ def collect(config: Config, state: State, clock: Clock) -> list[Metric]:
     table["build_info"].add(1, version=__version__, backend=config.backend, mode=config.mode)
     table["updated_timestamp_seconds"].add(clock.wall)
     _add_state(table, config, state, clock)
+    ticks = timer.look()
+    if ticks.known:
+        table["timer_up"].add(ticks.runs)
     _add_certificate(table, config)
     _add_replication(table, config, clock)
     return list(table.values())

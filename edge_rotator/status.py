@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from edge_rotator import config as configuration
-from edge_rotator import delivery, files, lock, replication, rotation, schedule, token
+from edge_rotator import delivery, files, lock, replication, rotation, schedule, timer, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
@@ -25,6 +25,11 @@ MOST_PROBLEMS = 5
 MOST_DATABASES = 3
 RESTART_GRACE = 30.0  # s; a restart takes one, and longer where a last sync has to be waited for
 ROOM = 1048576  # bytes; less is too little for the rotator's own files
+TICKS = {  # class and whether it ticks: the problem
+    ("timer_stopped", False): "the timer does not tick; nothing is tried until it does",
+    ("timer_stopped", True): "the timer is not enabled; a reboot ends its ticks",
+    ("unit_broken", False): "systemd cannot start the rotator; nothing is tried until it can",
+}
 
 
 def span(seconds: float) -> str:
@@ -39,21 +44,28 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d"
 
 
-def _error(state: State, clock: Clock, pending: bool, stuck: str) -> dict[str, Any] | None:
+def _under_way(state: State, clock: Clock) -> bool:
+    """Whether a rotation is under way, which looks like one that was interrupted."""
+    failure = state.failure
+    return bool(failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < lock.LIMIT)
+
+
+def _error(state: State, clock: Clock, pending: bool, seen: tuple[str, str]) -> dict[str, Any] | None:
+    """Tell the last error. `seen`: class and detail of what is seen at this moment, or empty."""
     last, failure = state.last_error, state.failure
-    if failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < lock.LIMIT:
-        failure = None  # a rotation that is under way looks like one that was interrupted
+    if _under_way(state, clock):
+        failure = state.before
     # What the next attempt waits for goes before what came after it, such as a restart that failed too.
     if failure:
         last = LastError(failure.kind, failure.detail, failure.wall)
-    if stuck:  # before all: it keeps anything else from being tried
-        last = LastError("lock_stuck", stuck, clock.wall)
+    if seen[0]:  # before all: it keeps anything else from being tried
+        last = LastError(*seen, clock.wall)
     if not last:
         return None
     kind = KINDS[last.kind]
     current = (
         failure is not None
-        or bool(stuck)
+        or bool(seen[0])
         or (kind.name == "restart_failed" and pending)
         or (kind.name == "clock_wrong" and abs(state.clock_skew) > delivery.CLOCK_TOLERANCE)
     )
@@ -61,7 +73,7 @@ def _error(state: State, clock: Clock, pending: bool, stuck: str) -> dict[str, A
         "class": kind.name,
         "exit_code": kind.exit_code,
         "detail": last.detail,
-        "fix": kind.fix,
+        "fix": kind.advice if current else kind.fix,
         "at": format_iso(last.wall),
         "age_s": max(0.0, clock.wall - last.wall),
         "current": current,
@@ -78,6 +90,17 @@ def _next(config: Config, state: State, clock: Clock) -> tuple[float, str]:
     else:
         reason = "backoff" if state.failure else "fresh"
     return entry.at - clock.boot, reason
+
+
+def _wait(state: State, clock: Clock, reason: str) -> str:
+    """Say for people why the next attempt waits, and who wants it to."""
+    if reason != "backoff" or not state.failure:
+        return reason
+    if _under_way(state, clock):
+        return "unless the one under way succeeds"
+    asked = state.failure.retry_after
+    by = "" if asked is None else f"; the provider asked for {asked:.0f} s, Retry-After"
+    return f"backoff after {state.failure.kind}{by}"
 
 
 def _databases(config: Config, answer: replication.Answer, why: str) -> dict[str, Any]:
@@ -136,6 +159,11 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
     present = os.path.exists(config.credentials_file)
     wait, reason = _next(config, state, clock)
     pending = rotation.restart_pending(config, state, clock)
+    ticks = timer.look()
+    stuck = lock.stuck(config)
+    seen = ("lock_stuck", stuck) if stuck else (ticks.error, ticks.detail)
+    if not stuck and ticks.runs and state.failure:
+        seen = ("", "")  # that a reboot would end the ticks is less urgent
     restarted = None
     if success and present and clock.boot >= success.boot and config.mode == "environment":
         restarted = clock.boot - success.boot
@@ -153,7 +181,9 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "last_rotation": format_iso(success.wall) if success else None,
         "next_attempt_in_s": wait,
         "next_reason": reason,
-        "last_error": _error(state, clock, pending, lock.stuck(config)),
+        "next_waits": _wait(state, clock, reason),
+        "timer": ticks._asdict(),
+        "last_error": _error(state, clock, pending, seen),
         "pin_latched": schedule.latched(state, config.pin_file),
         "restart_pending": pending,
         "restarted_s_ago": restarted,
@@ -187,13 +217,18 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
         found.append((CRITICAL, "no valid credentials"))
     if report["pin_latched"]:
         found.append((CRITICAL, "the token refused the PIN; nothing is tried until it changes"))
+    ticks = timer.Ticks(**report["timer"])
+    if not ticks.known:
+        found.append((WARNING, "systemd does not say whether the timer ticks"))
+    elif ticks.error:
+        found.append((WARNING if ticks.runs else CRITICAL, TICKS[ticks.error, ticks.runs]))
     error = report["last_error"]
     skewed = abs(report["clock_skew_s"]) > delivery.CLOCK_TOLERANCE
     # Of these two the credentials are good; they have lines of their own.
     told = error and (error["class"] == "restart_failed" or (error["class"] == "clock_wrong" and skewed))
     if error and error["class"] == "lock_stuck" and error["current"]:
         found.append((CRITICAL, "the lock is held and not let go; nothing is tried until it is"))
-    elif error and error["current"] and not told:
+    elif error and error["current"] and not told and error["class"] != ticks.error:
         found.append((WARNING, f"the last attempt failed: {error['class']}"))
     if report["restart_pending"] and not _restarting(report):
         found.append((WARNING, "Litestream has yet to be restarted"))
@@ -251,9 +286,18 @@ def _replicas(report: dict[str, Any]) -> list[str]:
     return rows or ["Litestream has no database"]
 
 
+def _schedule(report: dict[str, Any]) -> str:
+    """When the next attempt is, if there is one, and when the last tick was."""
+    ticks, wait = timer.Ticks(**report["timer"]), report["next_attempt_in_s"]
+    if not ticks.runs:
+        return f"none until the timer ticks again, last tick {timer.ago(ticks)}"
+    when = f"in {span(wait)} ({report['next_waits']})" if wait else "at the next tick"
+    return f"{when}, last tick {timer.ago(ticks) if ticks.known else 'unknown'}"
+
+
 def render(report: dict[str, Any]) -> str:
-    """Write the report for people: at most 80 by 24 characters."""
-    left, wait = report["credentials"]["remaining_s"], report["next_attempt_in_s"]
+    """Write the report for people: at most 80 by 24 characters, or more for a fix that needs it."""
+    left = report["credentials"]["remaining_s"]
     problems = report["problems"]
     if len(problems) > MOST_PROBLEMS:
         problems = [*problems[: MOST_PROBLEMS - 1], f"and {len(problems) - MOST_PROBLEMS + 1} more (--json)"]
@@ -264,7 +308,7 @@ def render(report: dict[str, Any]) -> str:
         ("provider", f"{report['endpoint']}, role alias {report['role_alias']}"),
         ("credentials", f"last {span(left)} more" if left > 0 else "none that are valid"),
         ("last rotation", report["last_rotation"] or "never"),
-        ("next attempt", f"in {span(wait)} ({report['next_reason']})" if wait else "at the next tick"),
+        ("next attempt", _schedule(report)),
     ]
     error = report["last_error"]
     if error:
@@ -287,8 +331,10 @@ def render(report: dict[str, Any]) -> str:
     ]
     lines = []
     for name, text in rows:
+        # A command that is cut is none.
+        most = None if name == "  its fix" else 2
         parts = textwrap.wrap(
-            plain(text), WIDTH - 14, max_lines=2, placeholder=" …", break_on_hyphens=False
+            plain(text), WIDTH - 14, max_lines=most, placeholder=" …", break_on_hyphens=False
         ) or [""]
         lines += [f"{name if not n else '':14}{part}" for n, part in enumerate(parts)]
     return "\n".join(lines) + "\n"

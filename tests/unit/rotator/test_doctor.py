@@ -22,11 +22,12 @@ from tokens import use_debian_pycurl
 
 from edge_rotator import clock, doctor
 from edge_rotator import config as configuration
-from edge_rotator.errors import KINDS, RotatorError
+from edge_rotator.errors import FORCE, KINDS, RotatorError
 
 Pki = tuple[Authority, Authority, Path]
 CHECKS = [
     "config",
+    "timer",
     "pycurl",
     "module",
     "token",
@@ -194,6 +195,14 @@ def test_a_check_that_hangs_ends_whatever_its_caller_ignores(how: str) -> None:
     """
     done = subprocess.run([sys.executable, "-c", code, str(ROOT), how], check=False, timeout=20)
     assert done.returncode == -signal.SIGALRM
+
+
+def test_what_to_run_after_repairing_is_said_once(device: Device) -> None:
+    device.server.stop()
+    text = device.run("doctor").stdout
+    assert text.splitlines()[-1] .strip() == f"After repairing: `{FORCE}`"
+    assert text.count("failed") > 1
+    assert text.count(FORCE) == 1
 
 
 def test_check_with_a_fault() -> None:

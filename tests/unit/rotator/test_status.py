@@ -14,7 +14,7 @@ from pki import DAY, Authority, now
 from test_doctor import control_socket, listing
 
 from edge_rotator import status
-from edge_rotator.errors import KINDS
+from edge_rotator.errors import FORCE, KINDS, PERMANENT
 
 
 @pytest.fixture
@@ -34,12 +34,13 @@ def ask(device: Device, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def screen(device: Device, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the human form, which fits 80 by 24."""
+    """Return the human form, which fits 80 by 24; a fix is not cut for that."""
     capsys.readouterr()
     device.tick("status")
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 80, text
-    assert len(text.splitlines()) <= 24, text
+    fix = text.partition("\n  its fix")[2].partition("\nreplica")[0].count("\n") + 1
+    assert len(text.splitlines()) <= 24 + max(0, fix - 2), text
     return text
 
 
@@ -93,13 +94,70 @@ def test_failure_with_good_credentials_says_how_long_they_last(
     assert "policy_denied (fixed since" in screen(seen, capsys)
 
 
+def test_what_failed_is_not_fixed_while_the_next_attempt_hangs(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert seen.tick() == 0
+    seen.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
+    world.advance(500)
+    assert seen.tick() == 31
+    during: list[str] = []
+
+    def hang(handler: Handler) -> None:
+        during.append((seen.root / "state/state.json").read_text())
+        handler.close_connection = True
+
+    seen.server.respond = hang
+    world.advance(1000)
+    assert seen.tick() == 13
+    (seen.root / "state/state.json").write_text(during[0])
+    report = ask(seen, capsys)
+    assert (report["last_error"]["class"], report["last_error"]["current"]) == ("policy_denied", True)
+    assert "the last attempt failed: policy_denied" in report["problems"]
+    text = screen(seen, capsys)
+    assert "policy_denied (now)" in text
+    assert "unless the one under way succeeds" in text
+
+
+def test_the_wait_has_its_reason_and_who_wanted_it(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen.server.respond = lambda handler: handler.reply(429, b"", headers={"Retry-After": "3600"})
+    assert seen.tick() == 14
+    assert ask(seen, capsys)["next_attempt_in_s"] == 3600
+    text = " ".join(screen(seen, capsys).split())
+    assert (
+        "in 60 min (backoff after throttled; the provider asked for 3600 s, Retry-After), last tick 12 s ago"
+        in text
+    )
+    world.advance(3601)
+    seen.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
+    assert seen.tick() == 31
+    assert "(backoff after policy_denied)," in " ".join(screen(seen, capsys).split())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_fix_is_cut_and_what_needs_somebody_says_what_to_run_afterwards(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    seen.server.respond = lambda handler: handler.reply(500, b"")
+    assert seen.tick() == 15
+    state = seen.state
+    state["failure"]["kind"] = name
+    state["failure"]["boot"] -= 301  # an interrupted one is not under way
+    (seen.root / "state/state.json").write_text(json.dumps(state))
+    text = " ".join(screen(seen, capsys).split())
+    assert KINDS[name].fix in text
+    assert (f"After repairing: `{FORCE}`" in text) == (KINDS[name].retry == PERMANENT)
+
+
 def test_longest_of_everything_fits(
     seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Many databases, long names, every problem at once."""
     seen.tick()
     state = seen.state
-    longest = max(KINDS.values(), key=lambda kind: len(kind.fix))
+    longest = max(KINDS.values(), key=lambda kind: len(kind.advice))
     state["last_error"] = {"kind": longest.name, "detail": "word " * 60, "wall": world.wall}
     state["clock_skew"] = 5000.0
     (seen.root / "state/state.json").write_text(json.dumps(state))
