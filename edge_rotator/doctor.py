@@ -68,7 +68,7 @@ def _timer(_config: Config) -> str:
         raise SkippedError(f"unknown, {ticks.detail}")
     if ticks.error:
         raise RotatorError(ticks.error, ticks.detail)
-    return f"{timer.TIMER} runs and is enabled, last tick {timer.ago(ticks)}"
+    return f"{timer.TIMER} ticks and is enabled"
 
 
 def _pycurl(config: Config) -> str:

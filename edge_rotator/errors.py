@@ -20,6 +20,7 @@ ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # priorities of the journal
 
 # What operators may run, to the letter.
 FORCE = "sudo systemctl --no-pager start edge-rotator-force.service"
+STATUS = "sudo -u edge-rotator /usr/local/bin/edge-rotator status"
 _DOCTOR = "sudo -u edge-rotator /usr/local/bin/edge-rotator doctor"
 _LITESTREAM = "sudo systemctl --no-pager status litestream.service"
 

@@ -237,12 +237,12 @@ class Run:
             self.refuse_without_memory()
         try:
             self.write_next()
-        except RotatorError as error:
+        except RotatorError as unwritten:
             # No request, so no login either; what is on disk would look like a run under way.
             self.state.failure, self.state.before = before, None
             self.state.unknown -= unproven
-            self.record_failure(error, reason)
-            self.keep(error)
+            self.record_failure(unwritten, reason)
+            self.keep(unwritten)
             raise
         self.state.failure, self.state.before = before, None
         try:

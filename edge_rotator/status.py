@@ -13,7 +13,7 @@ from edge_rotator import delivery, files, lock, replication, rotation, schedule,
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
-from edge_rotator.errors import KINDS, RotatorError, plain
+from edge_rotator.errors import KINDS, STATUS, RotatorError, plain
 from edge_rotator.state import LastError, State
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -50,22 +50,21 @@ def _under_way(state: State, clock: Clock) -> bool:
     return bool(failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < lock.LIMIT)
 
 
-def _error(state: State, clock: Clock, pending: bool, seen: tuple[str, str]) -> dict[str, Any] | None:
-    """Tell the last error. `seen`: class and detail of what is seen at this moment, or empty."""
+def _error(state: State, clock: Clock, pending: bool, stuck: str) -> dict[str, Any] | None:
     last, failure = state.last_error, state.failure
     if _under_way(state, clock):
         failure = state.before
     # What the next attempt waits for goes before what came after it, such as a restart that failed too.
     if failure:
         last = LastError(failure.kind, failure.detail, failure.wall)
-    if seen[0]:  # before all: it keeps anything else from being tried
-        last = LastError(*seen, clock.wall)
+    if stuck:  # before all: it keeps anything else from being tried
+        last = LastError("lock_stuck", stuck, clock.wall)
     if not last:
         return None
     kind = KINDS[last.kind]
     current = (
         failure is not None
-        or bool(seen[0])
+        or bool(stuck)
         or (kind.name == "restart_failed" and pending)
         or (kind.name == "clock_wrong" and abs(state.clock_skew) > delivery.CLOCK_TOLERANCE)
     )
@@ -160,10 +159,6 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
     wait, reason = _next(config, state, clock)
     pending = rotation.restart_pending(config, state, clock)
     ticks = timer.look()
-    stuck = lock.stuck(config)
-    seen = ("lock_stuck", stuck) if stuck else (ticks.error, ticks.detail)
-    if not stuck and ticks.runs and state.failure:
-        seen = ("", "")  # that a reboot would end the ticks is less urgent
     restarted = None
     if success and present and clock.boot >= success.boot and config.mode == "environment":
         restarted = clock.boot - success.boot
@@ -182,8 +177,8 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "next_attempt_in_s": wait,
         "next_reason": reason,
         "next_waits": _wait(state, clock, reason),
-        "timer": ticks._asdict(),
-        "last_error": _error(state, clock, pending, seen),
+        "timer": {**ticks._asdict(), "fix": KINDS[ticks.error].fix if ticks.error else None},
+        "last_error": _error(state, clock, pending, lock.stuck(config)),
         "pin_latched": schedule.latched(state, config.pin_file),
         "restart_pending": pending,
         "restarted_s_ago": restarted,
@@ -217,18 +212,18 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
         found.append((CRITICAL, "no valid credentials"))
     if report["pin_latched"]:
         found.append((CRITICAL, "the token refused the PIN; nothing is tried until it changes"))
-    ticks = timer.Ticks(**report["timer"])
-    if not ticks.known:
+    ticks = report["timer"]
+    if not ticks["known"]:
         found.append((WARNING, "systemd does not say whether the timer ticks"))
-    elif ticks.error:
-        found.append((WARNING if ticks.runs else CRITICAL, TICKS[ticks.error, ticks.runs]))
+    elif ticks["error"]:
+        found.append((WARNING if ticks["runs"] else CRITICAL, TICKS[ticks["error"], ticks["runs"]]))
     error = report["last_error"]
     skewed = abs(report["clock_skew_s"]) > delivery.CLOCK_TOLERANCE
     # Of these two the credentials are good; they have lines of their own.
     told = error and (error["class"] == "restart_failed" or (error["class"] == "clock_wrong" and skewed))
     if error and error["class"] == "lock_stuck" and error["current"]:
         found.append((CRITICAL, "the lock is held and not let go; nothing is tried until it is"))
-    elif error and error["current"] and not told and error["class"] != ticks.error:
+    elif error and error["current"] and not told:
         found.append((WARNING, f"the last attempt failed: {error['class']}"))
     if report["restart_pending"] and not _restarting(report):
         found.append((WARNING, "Litestream has yet to be restarted"))
@@ -288,11 +283,12 @@ def _replicas(report: dict[str, Any]) -> list[str]:
 
 def _schedule(report: dict[str, Any]) -> str:
     """When the next attempt is, if there is one, and when the last tick was."""
-    ticks, wait = timer.Ticks(**report["timer"]), report["next_attempt_in_s"]
-    if not ticks.runs:
-        return f"none until the timer ticks again, last tick {timer.ago(ticks)}"
+    ago, wait = report["timer"]["ago"], report["next_attempt_in_s"]
+    last = "unknown" if ago is None else f"{span(ago)} ago"
+    if not report["timer"]["runs"]:
+        return f"none until the timer ticks again, last tick {last}"
     when = f"in {span(wait)} ({report['next_waits']})" if wait else "at the next tick"
-    return f"{when}, last tick {timer.ago(ticks) if ticks.known else 'unknown'}"
+    return f"{when}, last tick {last}"
 
 
 def render(report: dict[str, Any]) -> str:
@@ -310,6 +306,8 @@ def render(report: dict[str, Any]) -> str:
         ("last rotation", report["last_rotation"] or "never"),
         ("next attempt", _schedule(report)),
     ]
+    if report["timer"]["error"]:
+        rows += [("timer", report["timer"]["detail"]), ("  its fix", report["timer"]["fix"])]
     error = report["last_error"]
     if error:
         when = "now" if error["current"] else f"fixed since, {span(error['age_s'])} ago"
@@ -347,7 +345,7 @@ def run(path: str, as_json: bool) -> int:
         files.become(config.user)
         # What cannot be read must not look like a device without credentials.
         if not os.access(config.state_directory, os.R_OK | os.X_OK):
-            raise RotatorError("state_failed", f"cannot read {config.state_directory}: run as root")
+            raise RotatorError("state_failed", f"cannot read {config.state_directory}: run `{STATUS}`")
     except RotatorError as error:
         unknown = {"level": "unknown", "exit_code": UNKNOWN, "problems": [error.detail]}
         print(json.dumps(unknown, indent=2) if as_json else f"status        unknown\n{error.detail}")

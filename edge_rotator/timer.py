@@ -21,11 +21,11 @@ _SYSTEMDS_OWN = range(200, 256)  # exit codes of what it could not even start, s
 
 
 class Ticks(NamedTuple):
-    """What systemd tells. `ago` (s) is None where there was no tick since the boot."""
+    """What systemd tells."""
 
     known: bool  # whether systemd answers
     runs: bool  # whether ticks do what they should; True if not known
-    ago: float | None
+    ago: float | None  # s since the last tick of this boot, as far as systemd remembers
     error: str  # class of what speaks against it, or empty
     detail: str
 
@@ -45,11 +45,6 @@ def look() -> Ticks:
         return _judge(timer, service, time.monotonic())
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as exc:
         return Ticks(False, True, None, "", f"systemctl show {TIMER}: {type(exc).__name__}")
-
-
-def ago(ticks: Ticks) -> str:
-    """When the last tick was, for people."""
-    return "never" if ticks.ago is None else f"{ticks.ago:.0f} s ago"
 
 
 def _unit(block: str) -> dict[str, str]:

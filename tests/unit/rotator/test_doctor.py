@@ -200,7 +200,7 @@ def test_a_check_that_hangs_ends_whatever_its_caller_ignores(how: str) -> None:
 def test_what_to_run_after_repairing_is_said_once(device: Device) -> None:
     device.server.stop()
     text = device.run("doctor").stdout
-    assert text.splitlines()[-1] .strip() == f"After repairing: `{FORCE}`"
+    assert text.splitlines()[-1].strip() == f"After repairing: `{FORCE}`"
     assert text.count("failed") > 1
     assert text.count(FORCE) == 1
 

@@ -240,26 +240,26 @@ def test_status_doctor_and_metrics_tell(
     monkeypatch.setattr(timer, "look", lambda: ticks)
     report = ask(local, capsys)
     assert (report["level"], report["problems"]) == (level, [problem])
-    assert report["last_error"]["current"] is True
     text = screen(local, capsys)
-    assert f"{ticks.error} (now) {ticks.detail}"[:60] in text
+    assert f"timer {ticks.detail} its fix" in " ".join(text.split())
     assert command in " ".join(text.split())
     assert ("none until the timer ticks again" in text) == (not ticks.runs)
     assert kind(lambda: doctor._timer(configuration.load(str(local.config)))) == ticks.error
     assert samples(local, local.root / "run/x.prom")["timer_up"] == ticks.runs
 
 
-def test_a_timer_that_is_only_disabled_does_not_hide_a_failure(
+def test_a_timer_that_is_stopped_does_not_hide_a_failure(
     monkeypatch: pytest.MonkeyPatch, local: Device, world: Time, capsys: pytest.CaptureFixture[str]
 ) -> None:
     local.configure(delivery={"litestream_socket": ""})
     local.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
     assert local.tick() == 31
-    monkeypatch.setattr(timer, "look", lambda: DISABLED)
+    monkeypatch.setattr(timer, "look", lambda: STOPPED)
     report = ask(local, capsys)
     assert report["last_error"]["class"] == "policy_denied"
     assert "the last attempt failed: policy_denied" in report["problems"]
-    assert "the timer is not enabled; a reboot ends its ticks" in report["problems"]
+    assert "the timer does not tick; nothing is tried until it does" in report["problems"]
+    assert "policy_denied (now)" in screen(local, capsys)
 
 
 def test_a_run_that_cannot_say_when_to_run_next_has_failed(
