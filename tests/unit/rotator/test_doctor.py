@@ -170,6 +170,18 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.timeout(30)
+def test_check_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No signal but two reaches it, until it goes on."""
+    monkeypatch.setattr(doctor, "_LIMIT", 0.3)
+
+    def stop() -> str:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return ""
+
+    assert doctor._isolated(stop) == ("failed", "timeout", "no answer within 0 s")
+
+
 def test_what_a_check_found_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     doctor._show("token", "failed", "lock_stuck", "process 7 (python\x1b]0;x\x07)")
     said = capsys.readouterr().out
