@@ -458,7 +458,8 @@ def told_of(config: Any, **more: Any) -> dict[str, Any]:
         "managed": True,
     }
     places = {"socket": "/run/s", "groups": {}, "group": "data", "own_group": "own", "meta": "/var/lib/own"}
-    return plan(given | places | more)
+    told: dict[str, Any] = plan(given | places | more)
+    return told
 
 
 def test_one_call_tells_all_that_follows() -> None:
