@@ -132,7 +132,11 @@ def _fill_in(args: argparse.Namespace) -> Config | None:
         args.common_name = args.common_name or config.thing_name
         # Flags that name a token may mean another one, whose PIN is not the configuration's.
         args.pin_file = args.pin_file or ("" if complete else config.pin_file)
-    args.user = args.user or (config.user if config else "root")
+    args.user = args.user or (config.user if config else "")
+    if os.geteuid() == 0 and not args.user:
+        raise RotatorError(
+            "config_invalid", "--user is needed: as root no module is loaded, name the service's user"
+        )
     if not args.public_key and not args.common_name:
         raise RotatorError("config_invalid", "--common-name is needed: the thing's name")
     return config

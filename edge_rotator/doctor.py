@@ -336,7 +336,10 @@ def _isolated(check: Callable[[], str]) -> Verdict:
     finally:
         # Never SIGKILL: a login in its middle has to end first. Its alarm bounds what does not obey.
         child.terminate()
-        child.join()
+        # Neither reaches one that is stopped, until it goes on.
+        while child.is_alive():
+            os.kill(child.pid or 0, signal.SIGCONT)
+            child.join(1)
         with suppress(ProcessLookupError):
             os.killpg(child.pid or 0, signal.SIGKILL)  # what it started
         reader.close()

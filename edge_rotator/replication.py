@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 from edge_rotator.clock import parse_iso, read_clock
 from edge_rotator.config import Config
+from edge_rotator.errors import plain
 
 LIST_TIMEOUT = 10.0  # s; litestream-query gives Litestream 5
 NOT_RUNNING = "not running"
-ROOM = 33554432  # bytes; less beside a database is a problem
-INODES = 100
 _MAX_ANSWER = 1048576
 _FUTURE = 60.0  # s; a sync later than that was dated by a clock that has been set back since
 _SLACK = 15.0  # s that a sync may take, the application's burst and a slow uplink included
@@ -31,15 +30,17 @@ class Database(NamedTuple):
     error: str  # why Litestream cannot read it; while it cannot, `age` says nothing
     missing: bool
     replaced: bool  # Litestream has another file open than the one that is there
-    room: int | None  # bytes
-    inodes: int | None
 
 
 class Answer(NamedTuple):
-    """Litestream's databases by path, and how long it has been running (s)."""
+    """What Litestream told: how long it has been running (s), its databases by path.
 
-    uptime: float
-    databases: dict[str, Database]
+    Where these and its own files are: the bytes and inodes that are free, by directory.
+    """
+
+    uptime: float = 0.0
+    databases: dict[str, Database] = {}
+    rooms: dict[str, tuple[int, int | None]] = {}
 
 
 def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
@@ -78,8 +79,6 @@ def _database(raw: dict[str, Any], now: float) -> Database:
         error=str(raw.get("error", "")),
         missing=bool(raw.get("missing")),
         replaced=bool(raw.get("replaced")),
-        room=None if raw.get("room") is None else int(raw["room"]),
-        inodes=None if raw.get("inodes") is None else int(raw["inodes"]),
     )
 
 
@@ -90,11 +89,12 @@ def look(path: str) -> Answer:
         raise ValueError(f"Litestream {raw['error']}")
     now = read_clock().wall
     try:
-        databases = {
-            "".join(c for c in str(each["path"]) if c.isprintable()): _database(each, now)
-            for each in raw["databases"]
+        databases = {plain(str(each["path"])): _database(each, now) for each in raw["databases"]}
+        rooms = {
+            plain(path): (int(room), None if inodes is None else int(inodes))
+            for path, (room, inodes) in raw.get("rooms", {}).items()
         }
-        return Answer(float(raw["uptime_s"]), databases)
+        return Answer(float(raw["uptime_s"]), databases, rooms)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError("unexpected answer") from None
 
@@ -102,12 +102,12 @@ def look(path: str) -> Answer:
 def try_look(path: str) -> tuple[Answer, str]:
     """`look`, or nothing and the reason why."""
     if not path:
-        return Answer(0.0, {}), "no socket configured"
+        return Answer(), "no socket configured"
     try:
         return look(path), ""
     except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        return Answer(0.0, {}), f"{path}: {why}"
+        return Answer(), f"{path}: {why}"
 
 
 def _matches(path: str, pattern: str) -> bool:

@@ -25,6 +25,8 @@ MOST_PROBLEMS = 5
 MOST_DATABASES = 3
 RESTART_GRACE = 30.0  # s; a restart takes one, and longer where a last sync has to be waited for
 ROOM = 1048576  # bytes; less is too little for the rotator's own files
+DATABASE_ROOM = 33554432  # bytes; less is too little for a database, or for what waits to be uploaded
+INODES = 100
 TICKS = {  # class and whether it ticks: the problem
     ("timer_stopped", False): "the timer does not tick; nothing is tried until it does",
     ("timer_stopped", True): "the timer is not enabled; a reboot ends its ticks",
@@ -121,20 +123,18 @@ def _databases(config: Config, answer: replication.Answer, why: str) -> dict[str
 
 def _rooms(config: Config, answer: replication.Answer) -> dict[str, str]:
     """Directories without room for what is written there, and what they lack."""
-    rooms: dict[str, tuple[int | None, int | None, int]] = {}
+    rooms = {path: (room, inodes, DATABASE_ROOM) for path, (room, inodes) in answer.rooms.items()}
     for path in (config.directory, config.state_directory):
         try:
             found = os.statvfs(path)
         except OSError:
             continue  # a rotation tells
         rooms[path] = found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None, ROOM
-    for path, database in answer.databases.items():
-        rooms[os.path.dirname(path)] = database.room, database.inodes, replication.ROOM
     lacks = {}
     for path, (room, inodes, least) in rooms.items():
-        if room is not None and room < least:
+        if room < least:
             lacks[path] = f"{room / 1048576:.1f} MiB left"
-        elif inodes is not None and inodes < replication.INODES:
+        elif inodes is not None and inodes < INODES:
             lacks[path] = f"{inodes} inodes left"
     return lacks
 

@@ -26,27 +26,21 @@ class ActionModule(ActionBase):
                 "socket": {"type": "str", "default": ""},
                 "groups": {"type": "dict", "default": {}},
                 "group": {"type": "str", "default": "edge-data"},
+                "own_group": {"type": "str", "default": "litestream"},
+                "meta": {"type": "str", "default": ""},
             }
         )
-        return plan(**args)
+        return plan(args)
 
 
-def plan(
-    config: Any,
-    version: str,
-    restart_interval: int,
-    prefix: str,
-    managed: bool,
-    socket: str,
-    groups: dict[str, str],
-    group: str,
-) -> dict[str, Any]:
+def plan(args: dict[str, Any]) -> dict[str, Any]:
     """Return all that follows from a configuration, or its problems."""
-    problems = ls.check(config, version, restart_interval, prefix, managed)
+    config, version, interval = args["config"], args["version"], args["restart_interval"]
+    problems = ls.check(config, version, interval, args["prefix"], args["managed"])
     shared: dict[str, str] = {}
     if not problems:
         try:
-            shared = ls.groups_of(config, groups, group)
+            shared = ls.groups_of(config, args["groups"], args["group"], args["own_group"])
         except ValueError as error:
             problems = [str(error)]
     if problems:
@@ -54,7 +48,7 @@ def plan(
     return {
         "changed": False,
         "problems": [],
-        "config": ls.render(config, version, restart_interval, socket),
+        "config": ls.render(config, version, interval, args["socket"], args["meta"]),
         "databases": ls.databases(config),
         "directories": list(shared),
         "groups": shared,

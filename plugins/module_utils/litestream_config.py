@@ -99,8 +99,8 @@ _SHARED = re.compile(
     r"|/home/[^/]+(/\..*)?|(/.*)?/\.(ssh|gnupg)(/.*)?|/opt/(edge-rotator|litestream)(/.*)?"
     r"|/var/(backups|cache|lib|local|log|mail|opt|spool)|/var/(lock|run|tmp)(/.*)?"
     r"|/var/(cache|log)/(apt|debconf|journal|private)(/.*)?|/var/spool/(anacron|cron)(/.*)?"
-    r"|/var/lib/(apt|cloud|containers|dbus|docker|dpkg|edge-rotator|edge-token|misc|NetworkManager|pam"
-    r"|polkit-1|private|python|softhsm|sudo|systemd|ucf)(/.*)?"
+    r"|/var/lib/(apt|cloud|containers|dbus|docker|dpkg|edge-rotator|edge-token|litestream|misc"
+    r"|NetworkManager|pam|polkit-1|private|python|softhsm|sudo|systemd|ucf)(/.*)?"
 )
 _BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
 _STOP_MARGIN = 15.0  # s; what a stop takes beside the last sync of each database
@@ -363,12 +363,27 @@ def check(
     return problems + _intervals(config, version, restart_interval)
 
 
-def render(config: Config, version: str, restart_interval: float = 0, socket: str = "") -> Config:
+def _with_meta(database: Config, meta: str) -> Config:
+    """Return a database with a place below `meta` for Litestream's own files, unless it names one.
+
+    `meta-path` alone: Litestream 0.3 and early 0.5 know no `meta-dir`.
+    """
+    if not meta or {"meta-path", "meta-dir"} & set(database):
+        return database
+    place = str(database["path"] if "path" in database else database["dir"])
+    return {**database, "meta-path": posixpath.join(meta, place.strip("/"))}
+
+
+def render(
+    config: Config, version: str, restart_interval: float = 0, socket: str = "", meta: str = ""
+) -> Config:
     """Make the configuration that is written: the operator's over the defaults of the version's series.
 
     0.5: few LIST requests when idle, metrics on loopback, control socket for Litestream's user alone.
     0.3: where rotation restarts Litestream, retention is checked well within the time between restarts.
+    Both: Litestream's own files are below `meta`, where no application can put a link among them.
     """
+    config = {**config, "dbs": [_with_meta(database, meta) for database in config.get("dbs", [])]}
     if series(version) == "0.5":
         control = {"enabled": True, "path": socket, "permissions": 0o600}
         merged = {**_DEFAULTS_05, "socket": control, **config}
@@ -426,10 +441,11 @@ def sync_interval(config: Config) -> float:
     return max((seconds(value) or 1.0 for value in given), default=1.0)
 
 
-def groups_of(config: Config, named: dict[str, str], default: str) -> dict[str, str]:
+def groups_of(config: Config, named: dict[str, str], default: str, own: str) -> dict[str, str]:
     """Each directory that Litestream writes in, for databases or its own files, and its group.
 
-    The group is the one that is named for it, or for its database's directory, or the default.
+    The group is the one that is named for it, or the default. Litestream's own files have its `own` group,
+    since an application could put a link among them.
 
     Raises ValueError, which says what to write, where applications would share a group unasked.
     """
@@ -448,13 +464,14 @@ def groups_of(config: Config, named: dict[str, str], default: str) -> dict[str, 
         for place in (key, "meta-path", "meta-dir"):
             if place in database:
                 directory = _directory(place, database[place])
-                group = named.get(directory, named.get(main, default))
-                if groups.setdefault(directory, group) != group:
+                if directory in groups and (place != key or groups[directory] == own):
                     raise ValueError(
-                        f"{where}.{place} is '{database[place]}', for the groups '{groups[directory]}' and "
-                        f"'{group}': use a directory of its own"
+                        f"{where}.{place} is '{database[place]}', and {directory} is named before, for "
+                        "databases or for Litestream's own files: leave meta-path and meta-dir out, or use "
+                        "a directory of its own"
                     )
-    if unknown := sorted(set(named) - set(groups)):
+                groups[directory] = named.get(directory, default) if place == key else own
+    if unknown := sorted(set(named) - {directory for directory, group in groups.items() if group != own}):
         raise ValueError(
             f"litestream_data_groups names {unknown[0]}, where litestream_config has nothing: remove it, "
             f"or correct it (there are {', '.join(groups)})"

@@ -66,32 +66,65 @@ certificate:
   returned: always
 """
 
+import os
 import resource
+import selectors
+import subprocess
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+MOST = 65536  # bytes, far above any key or request
 
-def ask(module: AnsibleModule, command: list[str]) -> tuple[str, str]:
+
+def run(command: list[str]) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command that may print for ever: it is what a token makes it do.
+
+    Raises OSError where it cannot be started.
+    """
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as child,
+        selectors.DefaultSelector() as open_ones,
+    ):
+        said: dict[Any, bytes] = {child.stdout: b"", child.stderr: b""}
+        for pipe in said:
+            open_ones.register(pipe, selectors.EVENT_READ)
+        while open_ones.get_map():
+            for key, _unused in open_ones.select():
+                data = os.read(key.fd, MOST)
+                said[key.fileobj] += data
+                if not data:
+                    open_ones.unregister(key.fileobj)
+                elif len(said[key.fileobj]) > MOST:
+                    child.kill()
+                    return 1, "", f"{command[0]} printed more than {MOST} bytes"
+    output, errors = (text.decode(errors="replace") for text in said.values())
+    return child.returncode, output, errors
+
+
+def ask(command: list[str]) -> tuple[str, str]:
     """Output of a command, and why there is none."""
-    code, output, errors = module.run_command(command, handle_exceptions=False)
+    code, output, errors = run(command)
     return (output.strip(), "") if code == 0 else ("", errors.strip() or f"exit code {code}")
 
 
 def public_key(module: AnsibleModule) -> tuple[str, str]:
     """Ask for the public key; in a new device the program that is asked is missing, too."""
     try:
-        return ask(module, module.params["public_key_command"])
+        return ask(module.params["public_key_command"])
     except OSError as error:
         return "", str(error)
 
 
-def read(module: AnsibleModule, kind: str, file: str, *more: str) -> str:
+def read(kind: str, file: str, *more: str) -> str:
     """Ask openssl about a request (req) or a certificate (x509); empty where it cannot be read."""
     if not Path(file).exists():
         return ""
     try:
-        return ask(module, ["openssl", kind, "-in", file, "-noout", *more])[0]
+        return ask(["openssl", kind, "-in", file, "-noout", *more])[0]
     except OSError:
         return ""
 
@@ -99,12 +132,12 @@ def read(module: AnsibleModule, kind: str, file: str, *more: str) -> str:
 def certificate_state(module: AnsibleModule, key: str) -> str:
     """How the certificate stands to the key and to the time."""
     file = module.params["certificate_file"]
-    owner = read(module, "x509", file, "-pubkey")
+    owner = read("x509", file, "-pubkey")
     if not owner:
         return "missing"
     if owner != key:
         return "other_key"
-    lasts = read(module, "x509", file, "-checkend", str(module.params["renew_before_s"]))
+    lasts = read("x509", file, "-checkend", str(module.params["renew_before_s"]))
     return "ok" if lasts else "expiring"
 
 
@@ -132,10 +165,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     file = module.params["request_file"]
     key, _unused = public_key(module)
-    changed = not key or read(module, "req", file, "-pubkey") != key
+    changed = not key or read("req", file, "-pubkey") != key
     if changed and not module.check_mode:
         try:
-            request, why = ask(module, module.params["request_command"])
+            request, why = ask(module.params["request_command"])
         except OSError as error:
             request, why = "", str(error)
         if not request:

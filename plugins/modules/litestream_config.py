@@ -50,6 +50,16 @@ options:
         group can read one another's databases.
     type: str
     default: edge-data
+  own_group:
+    description: Group of Litestream's user, which the directories get that a database's C(meta-path) names.
+    type: str
+    default: litestream
+  meta:
+    description:
+      - Directory for Litestream's own files of each database that names no place for them. An application
+        must not be able to write there. Empty leaves them beside the database.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Changes nothing in any mode.

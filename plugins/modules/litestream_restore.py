@@ -15,7 +15,8 @@ description:
   - Works in a directory of root's that the application cannot enter, on the file system of the database
     where there is one, else below C(/var/lib). There must be room for a second copy.
   - The old database and what belongs to it are moved aside, never deleted, into C(DATABASE.before-TIME), or
-    C(DIR.before-TIME) for a database of a C(dir). Then the new one takes its place, with the old one's owner
+    C(DIR.before-TIME) for a database of a C(dir). Litestream's own files stay in a directory of that name
+    where they are, if that is another file system. Then the new one takes its place, with the old one's owner
     and mode 0660.
   - Before that nothing is changed. What fails leaves the old database where it is.
   - Stops and starts no unit. It fails when a process has the database open, and when an application
@@ -278,30 +279,47 @@ def entries(directory: int, name: str) -> list[str]:
     return [name + suffix for suffix in BESIDE if name + suffix in there]
 
 
+def make_directory(parent: int, name: str) -> int:
+    """Make a directory and open it. The caller closes the descriptor."""
+    os.mkdir(name, 0o770, dir_fd=parent)
+    made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    if os.fstat(made).st_uid != os.geteuid():
+        os.close(made)
+        raise RestoreError(f"{name} was exchanged while it was made: find out by whom")
+    return made
+
+
 def put_aside(directory: int, path: str, entry: dict[str, Any], aside: str) -> bool:
     """Move the old database, its companions and Litestream's own files; say whether there was anything."""
     moves = [(directory, name) for name in entries(directory, os.path.basename(path))]
+    own_moves: list[tuple[int, str]] = []
     where, own = meta(entry, path)
     with contextlib.ExitStack() as opened:
         with contextlib.suppress(FileNotFoundError):
             place = descriptors.open_directory(where)
             opened.callback(os.close, place)
-            moves += [(place, name) for name in os.listdir(place) if name == own or not own]
-        if not moves:
+            own_moves = [(place, name) for name in os.listdir(place) if name == own or not own]
+        if not moves + own_moves:
             return False
         parent = descriptors.open_directory(os.path.dirname(aside))
         opened.callback(os.close, parent)
-        os.mkdir(os.path.basename(aside), 0o770, dir_fd=parent)
-        kept = os.open(os.path.basename(aside), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        kept = make_directory(parent, os.path.basename(aside))
         opened.callback(os.close, kept)
-        if os.fstat(kept).st_uid != os.geteuid():
-            raise RestoreError(f"{aside} was exchanged while it was made: find out by whom")
         device = os.fstat(kept).st_dev
         if any(os.fstat(source).st_dev != device for source, _unused in moves):
             os.rmdir(os.path.basename(aside), dir_fd=parent)
-            raise RestoreError(f"{where} and {aside} are on two file systems: move {where} away by hand")
-        for source, name in moves:
-            os.rename(name, name, src_dir_fd=source, dst_dir_fd=kept)
+            raise RestoreError(
+                f"{path} and {aside} are on two file systems: move {path} and its -wal away by hand"
+            )
+        own_kept = kept
+        if own_moves and os.fstat(place).st_dev != device:
+            own_kept = make_directory(place, os.path.basename(aside))
+            opened.callback(os.close, own_kept)
+            # Litestream looks through all of its directory when it starts.
+            os.fchown(own_kept, os.fstat(place).st_uid, os.fstat(place).st_gid)
+        for target, some in ((kept, moves), (own_kept, own_moves)):
+            for source, name in some:
+                os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
     return True
 
 

@@ -214,7 +214,7 @@ def test_pins_and_lock_name_one_version() -> None:
 
 def litestream_unit(config: dict[str, Any], **named: str) -> list[str]:
     """Lines of Litestream's unit, with the groups that are named for directories."""
-    groups = ls.groups_of(config, named, "edge-data")
+    groups = ls.groups_of(config, named, "edge-data", "litestream")
     plan = {"stop_timeout": ls.stop_timeout(config), "directories": list(groups), "groups": groups}
     known = {"litestream_config": config, "__litestream_plan": plan}
     return render("litestream.service.j2", "litestream", **known).splitlines()

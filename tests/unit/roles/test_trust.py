@@ -88,18 +88,33 @@ def play(tmp_path: Path, task: dict[str, Any], **known: Any) -> tuple[int, str]:
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
-# Of the three one is in the play, one is a device that --limit left out, and one is none.
-@pytest.mark.parametrize(("host", "refused"), [("edge01", True), ("edge02", True), ("builder01", False)])
-def test_a_device_is_no_build_host(tmp_path: Path, host: str, refused: bool) -> None:
-    names = ("edge_rotator_build_host", "pkcs11_cryptoauthlib_build_host")
+def preflight(*names: str) -> dict[str, Any]:
+    """Make a task of the roles' rules about these variables."""
     rules = [
         rule
-        for role in ("edge_rotator", "pkcs11")
+        for role in ("edge_rotator", "litestream", "pkcs11")
         for task in yaml.safe_load((ROOT / f"roles/{role}/tasks/preflight.yml").read_text())
         for rule in task.get("edge_litestream.appliance.preflight", {}).get("rules", [])
         if any(name in str(rule["that"]) for name in names)
     ]
-    task = {"edge_litestream.appliance.preflight": {"rules": rules}}
+    return {"edge_litestream.appliance.preflight": {"rules": rules}}
+
+
+@pytest.mark.parametrize(("user", "refused"), [("root", True), ("somebody", False)])
+def test_no_user_of_a_service_is_root(tmp_path: Path, user: str, refused: bool) -> None:
+    """Else what is kept from that user would be kept from nobody."""
+    names = ("edge_rotator_user", "litestream_user", "pkcs11_user")
+    code, said = play(tmp_path, preflight(*names), **dict.fromkeys(names, user))
+    assert (code != 0) == refused, said
+    for name in names:
+        assert (f"{name} is '{user}'" in said) == refused
+
+
+# Of the three one is in the play, one is a device that --limit left out, and one is none.
+@pytest.mark.parametrize(("host", "refused"), [("edge01", True), ("edge02", True), ("builder01", False)])
+def test_a_device_is_no_build_host(tmp_path: Path, host: str, refused: bool) -> None:
+    names = ("edge_rotator_build_host", "pkcs11_cryptoauthlib_build_host")
+    task = preflight(*names)
     code, said = play(tmp_path, task, **dict.fromkeys(names, host))
     assert (code != 0) == refused, said
     for name in names:

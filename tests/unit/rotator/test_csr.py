@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from conftest import PIN, SOFTHSM, Device
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -73,6 +75,18 @@ def test_mistakes_have_their_class(device: Device, tmp_path: Path) -> None:
         assert done.returncode == code, (arguments, done.stderr)
     device.config.unlink()
     assert device.run("csr").returncode == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_root_loads_no_module_unless_told_to_stay_root(device: Device) -> None:
+    """A module may be what somebody else has put there; without a configuration nobody is known to become."""
+    count = spy(device)
+    device.add_token("fresh")
+    device.config.unlink()
+    done = device.run("csr", *flags(device, user=""))
+    assert done.returncode == 3, done.stderr
+    assert "--user is needed" in done.stderr
+    assert count("C_Initialize") == 0
 
 
 def test_a_refused_pin_is_latched_for_the_rotator_too(device: Device) -> None:

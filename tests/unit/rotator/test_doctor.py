@@ -83,7 +83,9 @@ def control_socket(path: Path, answer: bytes, asked: list[str] | None = None) ->
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def listing(*ages: float | None, uptime: float = 1000.0, **facts: object) -> bytes:
+def listing(
+    *ages: float | None, uptime: float = 1000.0, rooms: dict[str, object] | None = None, **facts: object
+) -> bytes:
     """Answer of litestream-query, with a database per age (s), and the same facts of each."""
     at = clock.read_clock().wall
     databases = [
@@ -91,7 +93,7 @@ def listing(*ages: float | None, uptime: float = 1000.0, **facts: object) -> byt
         | ({} if age is None else {"last_sync_at": clock.format_iso(at - age)})
         for n, age in enumerate(ages)
     ]
-    return json.dumps({"uptime_s": uptime, "databases": databases}).encode()
+    return json.dumps({"uptime_s": uptime, "databases": databases, "rooms": rooms or {}}).encode()
 
 
 @pytest.fixture
@@ -173,6 +175,18 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert doctor._isolated(hang) == ("failed", "timeout", "no answer within 0 s")
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.timeout(30)
+def test_check_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No signal but two reaches it, until it goes on."""
+    monkeypatch.setattr(doctor, "_LIMIT", 0.3)
+
+    def stop() -> str:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return ""
+
+    assert doctor._isolated(stop) == ("failed", "timeout", "no answer within 0 s")
 
 
 def test_what_a_check_found_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

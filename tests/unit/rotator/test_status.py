@@ -337,22 +337,22 @@ def test_the_interval_is_the_measure(
 
 
 @pytest.mark.parametrize(
-    ("facts", "lack"),
+    ("room", "lack"),
     [
-        ({"room": 33554432, "inodes": 100}, ""),
-        ({"room": 1572864, "inodes": 100}, "1.5 MiB left"),
-        ({"room": 33554432, "inodes": 99}, "99 inodes left"),
-        ({"room": 33554432, "inodes": None}, ""),  # a file system that has no such thing
+        ([33554432, 100], ""),
+        ([1572864, 100], "1.5 MiB left"),
+        ([33554432, 99], "99 inodes left"),
+        ([33554432, None], ""),  # a file system that has no such thing
     ],
 )
 def test_room_for_the_database(
-    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: dict[str, Any], lack: str
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: list[int | None], lack: str
 ) -> None:
-    with control_socket(tmp_path / "s", listing(0.0, **facts)) as path:
+    with control_socket(tmp_path / "s", listing(0.0, rooms={"/srv": room})) as path:
         seen.configure(delivery={"litestream_socket": str(path)})
         assert seen.tick() == 0
         report = ask(seen, capsys)
-    assert report["problems"] == ([f"hardly any room in /: {lack}"] if lack else [])
+    assert report["problems"] == ([f"hardly any room in /srv: {lack}"] if lack else [])
 
 
 def test_room_for_the_rotator(

@@ -90,6 +90,7 @@ BAD = {
         {"device_identity_certificate": "{{ lab_fleet_ca_file }}"},
         ["device_identity_certificate", "does not match the key", "no such key yet", "playbooks/enroll.yml"],
     ),
+    "a token that is root's": ({"pkcs11_user": "root"}, ["pkcs11_user is 'root'", "who is not root"]),
     "delivery that does not exist": ({"edge_rotator_delivery": "magic"}, ["edge_rotator_delivery", "magic"]),
 }
 

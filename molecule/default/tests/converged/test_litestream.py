@@ -27,6 +27,23 @@ with socket.socket(socket.AF_UNIX) as connection:
 """
 BODY = json.dumps({"path": STOLEN, "replica_url": "file:///tmp/stolen"})
 HEAD = f"Content-Type: application/json\\r\\nContent-Length: {len(BODY)}\\r\\n\\r\\n"
+# What only Litestream's user may change, in a directory that only that user may enter.
+VICTIMS = "/run/litestream/victims"
+# The application plants links where Litestream would write its next files, or for their directory.
+PLANT = f"""
+import os, sys
+own = "/var/lib/sample-app/.sample.db-litestream"
+if sys.argv[1] == "directory":
+    if os.path.exists(own):
+        os.rename(own, own + ".away")
+    os.symlink("{VICTIMS}/directory", own)
+else:
+    own += "/ltx/0"
+    os.makedirs(own, exist_ok=True)
+    last = max((int(name[:16], 16) for name in os.listdir(own) if name.endswith(".ltx")), default=0)
+    for number in range(last + 1, last + 100):
+        os.symlink("{VICTIMS}/file", f"{{own}}/{{number:016x}}-{{number:016x}}.ltx.tmp")
+"""
 ORDERS = [
     f"POST /register HTTP/1.0\\r\\n{HEAD}{BODY}",
     "GET /list HTTP/1.0\\r\\n\\r\\n",
@@ -151,3 +168,44 @@ def test_many_questions_do_not_end_the_answering(host: Any) -> None:
     )
     assert host.check_output("systemctl is-active litestream-query.socket") == "active"
     assert listed(host) == [DATABASE]
+
+
+@pytest.fixture
+def victims(host: Any) -> Iterator[None]:
+    """Make a file and a directory of Litestream's user that no application reaches; end what was planted."""
+    host.check_output(
+        f"mkdir -m 700 {VICTIMS}; mkdir -p {VICTIMS}/directory/ltx/0; printf precious >{VICTIMS}/file;"
+        f"chown -R litestream: {VICTIMS}"
+    )
+    yield
+    host.check_output(f"rm -rf /var/lib/sample-app/.sample.db-litestream* {VICTIMS}")
+
+
+@pytest.mark.usefixtures("victims")
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_litestream_follows_no_link_that_an_application_puts_among_its_own_files(
+    host: Any, kind: str
+) -> None:
+    def synced() -> str:
+        answer = ask(host, "edge-rotator", QUERY, "list").stdout.rpartition("exit ")[0]
+        # Litestream has not synced yet where it was restarted this moment.
+        return str(json.loads(answer)["databases"][0].get("last_sync_at"))
+
+    application = "runuser -u sample-app --"
+    host.check_output(f"{application} python3 -I -c %s {kind}", PLANT)
+    assert host.run(f"{application} ls {VICTIMS}").rc != 0, "it could not do that itself"
+    # The sample application writes meanwhile.
+    for _ in range(2):
+        before = synced()
+        wait_for(lambda before=before: synced() != before, 20)
+    assert host.run(f"grep -qx precious {VICTIMS}/file").rc == 0
+    assert host.check_output(f"find {VICTIMS}/directory -type f") == ""
+
+
+def test_litestreams_own_files_are_its_users_alone(host: Any) -> None:
+    """Below its own directory, of every database; and nothing is beside it any more."""
+    found = host.file("/var/lib/litestream")
+    assert (found.user, found.group, found.mode) == ("litestream", "litestream", 0o700)
+    assert host.check_output(f"ls /var/lib/litestream{DATABASE}/ltx/0")
+    for user in ("edge-rotator", "sample-app", "operator", "nobody"):
+        assert host.run(f"runuser -u {user} -- ls /var/lib/litestream").rc != 0

@@ -28,6 +28,7 @@ GONE = [
     "/usr/local/bin/litestream",
     "/usr/local/lib/litestream-query",
     "/var/lib/edge-rotator",
+    "/var/lib/litestream",
 ]
 
 

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[4]
 CORE = 1 << 20
 CODE = """
@@ -21,9 +23,9 @@ with patch_module_args(json.load(sys.stdin)):
 """
 
 
-def test_no_child_dumps_core(tmp_path: Path) -> None:
-    """Each command writes its own limits down; the module itself starts with others."""
-    command = ["sh", "-c", f"cat /proc/self/limits >>{tmp_path}/limits; echo text"]
+def run(tmp_path: Path, script: str, limit: int, most: int) -> dict[str, Any]:
+    """Result of the module, started with this limit, with a command that makes key and request."""
+    command = ["sh", "-c", script]
     arguments: dict[str, Any] = {
         "public_key_command": command,
         "request_command": command,
@@ -38,8 +40,24 @@ def test_no_child_dumps_core(tmp_path: Path) -> None:
         text=True,
         check=False,
         timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (CORE, CORE)),
+        preexec_fn=lambda: resource.setrlimit(limit, (most, most)),
     )
-    assert json.loads(done.stdout)["changed"], done.stderr
+    assert done.stdout, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_command_that_prints_for_ever_is_ended(tmp_path: Path, stream: str) -> None:
+    """It says what its token makes it say; the module runs as root and keeps all that it reads."""
+    told = run(tmp_path, f"exec yes >&{stream}", resource.RLIMIT_AS, 2**30)
+    assert "sh printed more than 65536 bytes" in told["msg"]
+    assert not (tmp_path / "request").exists()
+
+
+def test_no_child_dumps_core(tmp_path: Path) -> None:
+    """Each command writes its own limits down; the module itself starts with others."""
+    told = run(tmp_path, f"cat /proc/self/limits >>{tmp_path}/limits; echo text", resource.RLIMIT_CORE, CORE)
+    assert told["changed"]
     cores = re.findall(r"^Max core file size +(\S+) +(\S+)", (tmp_path / "limits").read_text(), re.MULTILINE)
     assert cores == [("0", "0")] * 3

@@ -248,7 +248,7 @@ SHARED = [
     "root/.ssh", "root/app", "home/pi/.ssh", "home/pi/.config/app", "srv/git/.ssh", "var/lib/git/.gnupg/in",
     "var/lib/dpkg", "var/lib/systemd/app", "var/lib/edge-token", "var/lib/edge-rotator/app",
     "opt/litestream/app", "opt/edge-rotator", "var/spool/cron/crontabs", "var/log/journal",
-    "var/cache/apt/app", "var/lib/private/app",
+    "var/cache/apt/app", "var/lib/private/app", "var/lib/litestream", "var/lib/litestream/app",
 ]  # fmt: skip
 OWN = [
     "var/lib/app", "srv/app", "opt/app/data", "home/pi/app", "mnt/data", "data/app", "library/app",
@@ -329,13 +329,13 @@ def test_whatever_litestream_writes_in_is_known() -> None:
             {"dir": "/srv/more/", "pattern": "*.db", "recursive": True, "meta-dir": "/var/lib/meta/more"},
         ]
     }
-    assert ls.groups_of(config, {"/srv/more/": "more", "/var/lib/meta/a": "meta"}, "data") == {
+    assert ls.groups_of(config, {"/srv/more/": "more"}, "data", "own") == {
         "/var/lib/app": "data",
-        "/var/lib/meta/a": "meta",
+        "/var/lib/meta/a": "own",
         "/srv/more": "more",
-        "/var/lib/meta/more": "more",
+        "/var/lib/meta/more": "own",
     }
-    assert list(ls.groups_of({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}, {}, "data")) == ["/"]
+    assert list(ls.groups_of({"dbs": [{"path": "/a.db"}, {"dir": "/"}]}, {}, "data", "own")) == ["/"]
     assert ls.databases(config) == ["/var/lib/app/a.db", "/var/lib/app/b.db"]
 
 
@@ -351,15 +351,11 @@ TWO = {"dbs": [{"path": "/srv/a/a.db"}, {"path": "/srv/a/b.db"}, {"dir": "/srv/b
             r"dbs\[2\].dir is '/srv/b', and /srv/a is of the group 'data', too: name the group of /srv/b",
         ),
         (TWO, {"/srv/b": "b", "/srv/c": "c"}, "litestream_data_groups names /srv/c, where"),
+        (TWO, {"/srv/b": "b"}, ""),
         (
-            {"dbs": [{"path": "/srv/a/a.db", "meta-path": "/srv/b"}, {"path": "/srv/b/b.db"}]},
-            {"/srv/a": "a", "/srv/b": "b"},
-            "",
-        ),
-        (
-            {"dbs": [{"path": f"/srv/{name}/x.db", "meta-path": "/srv/meta"} for name in "ab"]},
-            {"/srv/a": "a", "/srv/b": "b"},
-            "meta-path is '/srv/meta', for the groups 'a' and 'b'",
+            {"dbs": [{"path": "/srv/a/a.db", "meta-path": "/srv/meta"}]},
+            {"/srv/a": "a", "/srv/meta": "a"},
+            "litestream_data_groups names /srv/meta, where",
         ),
     ],
 )
@@ -368,14 +364,55 @@ def test_applications_share_a_group_only_where_it_is_said(
 ) -> None:
     if said:
         with pytest.raises(ValueError, match=said):
-            ls.groups_of(config, named, "data")
+            ls.groups_of(config, named, "data", "own")
     else:
-        assert ls.groups_of(config, named, "data") == named
+        assert ls.groups_of(config, named, "data", "own") == {"/srv/a": "data"} | named
+
+
+@pytest.mark.parametrize(
+    ("dbs", "said"),
+    [
+        (
+            [{"path": "/srv/a/a.db", "meta-path": "/srv/a"}],
+            r"dbs\[0\].meta-path is '/srv/a', and /srv/a is named",
+        ),
+        (
+            [{"path": "/srv/a/a.db", "meta-path": "/srv/b"}, {"path": "/srv/b/b.db"}],
+            r"dbs\[1\].path is '/srv/b/b",
+        ),
+        (
+            [{"path": f"/srv/a/{name}.db", "meta-path": "/srv/meta"} for name in "ab"],
+            r"dbs\[1\].meta-path is",
+        ),
+    ],
+)
+def test_litestreams_own_files_are_in_a_directory_of_their_own(dbs: list[Any], said: str) -> None:
+    """An application could put links among them; two databases would overwrite one another's."""
+    with pytest.raises(ValueError, match=said):
+        ls.groups_of({"dbs": dbs}, {"/srv/a": "a", "/srv/b": "b"}, "data", "own")
+
+
+@pytest.mark.parametrize("version", ["0.5.17", "0.3.13"])
+def test_litestreams_own_files_are_where_no_application_writes(version: str) -> None:
+    dbs = [
+        {"path": "/srv/a/a.db"},
+        {"dir": "/srv/b/", "pattern": "*.db"},
+        {"path": "/srv/c/c.db", "meta-path": "/srv/meta"},
+        {"dir": "/srv/d", "pattern": "*.db", "meta-dir": "/srv/meta2"},
+    ]
+    written = ls.render({"dbs": dbs}, version, 0, "", "/var/lib/litestream")["dbs"]
+    assert [one.get("meta-path") for one in written] == [
+        "/var/lib/litestream/srv/a/a.db",
+        "/var/lib/litestream/srv/b",
+        "/srv/meta",
+        None,
+    ]
+    assert [{key: one[key] for key in was} for one, was in zip(written, dbs, strict=True)] == dbs
 
 
 def test_directories_of_one_application_share_a_group_that_is_named() -> None:
-    assert ls.groups_of(TWO, {"/srv/b": "b"}, "data") == {"/srv/a": "data", "/srv/b": "b"}
-    assert ls.groups_of(TWO, {"/srv/b": "data"}, "data") == {"/srv/a": "data", "/srv/b": "data"}
+    assert ls.groups_of(TWO, {"/srv/b": "b"}, "data", "own") == {"/srv/a": "data", "/srv/b": "b"}
+    assert ls.groups_of(TWO, {"/srv/b": "data"}, "data", "own") == {"/srv/a": "data", "/srv/b": "data"}
 
 
 def test_the_files_beside_a_database_are_searched_with_it() -> None:
@@ -412,9 +449,22 @@ def test_a_stop_may_take_as_long_as_the_last_syncs(timeout: str | None, database
     assert ls.stop_timeout(config) == stop
 
 
+def told_of(config: Any, **more: Any) -> dict[str, Any]:
+    given = {
+        "config": config,
+        "version": "0.5.17",
+        "restart_interval": 0,
+        "prefix": "edge01/",
+        "managed": True,
+    }
+    places = {"socket": "/run/s", "groups": {}, "group": "data", "own_group": "own", "meta": "/var/lib/own"}
+    told: dict[str, Any] = plan(given | places | more)
+    return told
+
+
 def test_one_call_tells_all_that_follows() -> None:
-    told = plan(GOOD, "0.5.17", 0, "edge01/", True, "/run/s", {}, "data")
-    assert told["config"] == ls.render(GOOD, "0.5.17", 0, "/run/s")
+    told = told_of(GOOD)
+    assert told["config"] == ls.render(GOOD, "0.5.17", 0, "/run/s", "/var/lib/own")
     assert told["databases"] == ["/var/lib/app/app.db"]
     assert told["directories"] == ["/var/lib/app"]
     assert told["groups"] == {"/var/lib/app": "data"}
@@ -425,11 +475,11 @@ def test_one_call_tells_all_that_follows() -> None:
 
 def test_every_problem_is_in_the_failure() -> None:
     bad = changed("snapshots", value={}, base=changed("dbs", 0, "path", value="app.db"))
-    told = plan(bad, "0.5.17", 0, "edge01/", True, "", {}, "data")
+    told = told_of(bad)
     assert told["failed"]
     assert len(told["problems"]) == 2
     assert told["msg"].splitlines() == told["problems"]
-    assert "names /srv/x" in plan(GOOD, "0.5.17", 0, "", True, "", {"/srv/x": "x"}, "data")["msg"]
+    assert "names /srv/x" in told_of(GOOD, groups={"/srv/x": "x"})["msg"]
 
 
 REPLICA = {"bucket": "b", "path": "edge01/more/"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import json
 import os
 import pwd
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 from ansible_collections.edge_litestream.appliance.plugins.modules import litestream_restore as restore
 
 Run = Callable[..., dict[str, Any]]
@@ -94,6 +96,62 @@ def test_the_replica_takes_the_databases_place(run: Run, config: dict[str, Any],
     assert rows(aside / "a b.db") == ["one", "two", "three"], "the old one is kept"
     assert {entry.name for entry in aside.iterdir()} >= {"a b.db", ".a b.db-litestream"}
     assert {entry.name for entry in path.parent.iterdir()} == {"a b.db", aside.name}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same file system", "another one"])
+def test_litestreams_own_files_go_with_it(
+    run: Run, config: dict[str, Any], path: Path, tmp_path: Path, elsewhere: bool
+) -> None:
+    """They are of the old database, and Litestream must not go on with them."""
+    meta = Path("/dev/shm") if elsewhere else tmp_path  # noqa: S108
+    if elsewhere and meta.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system")
+    meta /= f"meta-{os.getpid()}"
+    try:
+        (meta / "ltx/0").mkdir(parents=True)
+        os.chown(meta, NOBODY, 0)
+        config["dbs"][0]["meta-path"] = str(meta)
+        done = run(**args(config))
+        assert "failed" not in done, done
+        aside = Path(done["aside"])
+        kept = meta / aside.name if elsewhere else aside
+        assert (kept / "ltx/0").is_dir()
+        assert not (meta / "ltx").exists()
+        assert rows(aside / path.name) == ["one", "two", "three"]
+        assert not elsewhere or kept.stat().st_uid == NOBODY, "Litestream looks through all of it"
+    finally:
+        shutil.rmtree(meta)
+
+
+def test_litestreams_own_files_are_where_they_are_looked_for(tmp_path: Path) -> None:
+    """By the real Litestream, with what the role writes: nothing is beside the databases."""
+    state, paths = tmp_path / "state", []
+    for name in ("one/a.db", "flat/b.db", "deep/in/c.db"):
+        paths.append(tmp_path / name)
+        paths[-1].parent.mkdir(parents=True)
+        fill(paths[-1], name)
+    replica = {"type": "file", "path": str(tmp_path / "replica")}
+    config = {
+        "dbs": [
+            {"path": str(paths[0]), "replica": replica | {"path": str(tmp_path / "other")}},
+            {"dir": str(tmp_path / "flat"), "pattern": "*.db", "replica": replica},
+            {"dir": f"{tmp_path}/deep/", "pattern": "*.db", "recursive": True, "replica": replica},
+        ]
+    }
+    written = ls.render(config, "0.5.17", meta=str(state)) | {"addr": "", "socket": {"enabled": False}}
+    known = tmp_path / "litestream.yml"
+    known.write_text(json.dumps(written))
+    command = [LITESTREAM, "replicate", "-once", "-config", str(known)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    for path, entry in zip(paths, written["dbs"], strict=True):
+        place, name = ls.meta(entry, str(path))
+        assert Path(place, name).is_relative_to(state)
+        assert list(Path(place, name, "ltx/0").iterdir())
+        assert {one.name for one in path.parent.iterdir()} <= {
+            path.name,
+            f"{path.name}-wal",
+            f"{path.name}-shm",
+        }
 
 
 def test_a_database_that_is_gone_comes_back(run: Run, config: dict[str, Any], path: Path) -> None:
