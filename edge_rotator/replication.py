@@ -38,9 +38,9 @@ class Answer(NamedTuple):
     Where these and its own files are: the bytes and inodes that are free, by directory.
     """
 
-    uptime: float = 0.0
-    databases: dict[str, Database] = {}
-    rooms: dict[str, tuple[int, int | None]] = {}
+    uptime: float
+    databases: dict[str, Database]
+    rooms: dict[str, tuple[int, int | None]]
 
 
 def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
@@ -102,12 +102,12 @@ def look(path: str) -> Answer:
 def try_look(path: str) -> tuple[Answer, str]:
     """`look`, or nothing and the reason why."""
     if not path:
-        return Answer(), "no socket configured"
+        return Answer(0.0, {}, {}), "no socket configured"
     try:
         return look(path), ""
     except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        return Answer(), f"{path}: {why}"
+        return Answer(0.0, {}, {}), f"{path}: {why}"
 
 
 def _matches(path: str, pattern: str) -> bool:

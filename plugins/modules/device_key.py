@@ -7,8 +7,11 @@ DOCUMENTATION = r"""
 module: device_key
 short_description: Have a key pair and its certificate signing request, and tell how the certificate stands
 description:
-  - Asks for the public key, and makes key pair and request where there is no key or the request is
-    another key's.
+  - Asks for the public key, and makes a request where the request is another key's.
+  - Makes a key pair only where none was ever made. A marker beside the certificate, C(identity.json), says
+    which were, by the SHA-256 of their public keys. On a device of before the marker, its certificate does.
+  - Fails where a key that was made is not to be had, or is another one. What an operator names anew, by
+    O(token_label) or O(key_label), is a new identity.
   - Reads the certificate and compares it with the key. No private key is read, and no secret is in
     any command line.
 options:
@@ -18,17 +21,34 @@ options:
     type: list
     elements: str
     required: true
-  request_command:
-    description: Command and arguments that print a request as PEM, and make the key pair if there is none.
+  key_command:
+    description: Command and arguments that make the key pair.
     type: list
     elements: str
+    required: true
+  request_command:
+    description: Command and arguments that print a request as PEM.
+    type: list
+    elements: str
+    required: true
+  token_label:
+    description: Label of the token; empty for a key in a file.
+    type: str
+    default: ""
+  key_label:
+    description: Label of the key in its token, or path of its file.
+    type: str
+    required: true
+  thing:
+    description: Whose key it is.
+    type: str
     required: true
   request_file:
     description: Where the request is kept.
     type: path
     required: true
   certificate_file:
-    description: Where the certificate is, if there is one.
+    description: Where the certificate is, if there is one, and the marker beside it.
     type: path
     required: true
   renew_before_s:
@@ -46,6 +66,9 @@ EXAMPLES = r"""
 - name: The key is in its file, and its request beside it
   edge_litestream.appliance.device_key:
     public_key_command: [openssl, pkey, -pubout, -in, /etc/edge-key/device.key]
+    key_command: [openssl, genpkey, -algorithm, ED25519, -out, /etc/edge-key/device.key]
+    key_label: /etc/edge-key/device.key
+    thing: edge01
     request_command: [openssl, req, -new, -subj, /CN=edge01, -key, /etc/edge-key/device.key]
     request_file: /etc/edge-identity/device.csr
     certificate_file: /etc/edge-identity/device.crt
@@ -64,6 +87,10 @@ certificate:
   description: V(ok), V(missing), V(expiring) or V(other_key).
   type: str
   returned: always
+certificate_id:
+  description: SHA-256 of the certificate that was made for this key last; empty where none was.
+  type: str
+  returned: always
 """
 
 import os
@@ -74,6 +101,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors, identity
 
 MOST = 65536  # bytes, far above any key or request
 
@@ -149,12 +177,92 @@ def write_request(target: str, text: str) -> None:
     fresh.replace(target)
 
 
+def make(module: AnsibleModule, what: str, command: list[str]) -> str:
+    """Output of a command that makes something; fails where it does not."""
+    try:
+        output, why = ask(command)
+    except OSError as error:
+        output, why = "", str(error)
+    if why:
+        module.fail_json(msg=f"{what} cannot be made: {why}")
+    return output
+
+
+def former(module: AnsibleModule, marker: list[dict[str, str]] | None, key: str, why: str) -> dict[str, str]:
+    """Return what was made for this key before, empty where nothing was.
+
+    Raises IdentityError where it is not what is there.
+    """
+    token, label = module.params["token_label"], module.params["key_label"]
+    file = module.params["certificate_file"]
+    place = f"key '{label}' in token '{token}'" if token else f"key {label}"
+    made = [one for one in marker or [] if (one["token"], one["key"]) == (token, label)]
+    if not key and (made or (marker is None and os.path.lexists(file))):
+        raise identity.lost(f"{place} is not to be had: {why}", os.path.dirname(file), file)
+    if made and made[0]["public_key_sha256"] != identity.digest(key):
+        was = made[0]["public_key_sha256"]
+        raise identity.lost(f"{place} is another one than {was} (SHA-256)", os.path.dirname(file), file)
+    return made[0] if made else {}
+
+
+def present(
+    module: AnsibleModule, marker: list[dict[str, str]] | None, made: dict[str, str], key: str, state: str
+) -> dict[str, str]:
+    """Describe the identity as it is now."""
+    # A device of before the marker has made its certificate, whosever key that is for.
+    certified = state in ("ok", "expiring") or (marker is None and state == "other_key")
+    return {
+        "token": module.params["token_label"],
+        "key": module.params["key_label"],
+        "thing": module.params["thing"],
+        "public_key_sha256": identity.digest(key),
+        "certificate_id": identity.digest(Path(module.params["certificate_file"]).read_text())
+        if certified
+        else made.get("certificate_id", ""),
+    }
+
+
+def bring_about(module: AnsibleModule) -> dict[str, object]:
+    """Make what is missing; return the module's answer. Raises IdentityError."""
+    file, check = module.params["request_file"], module.check_mode
+    directory = os.path.dirname(module.params["certificate_file"])
+    marker = identity.read(directory)
+    key, why = public_key(module)
+    made = former(module, marker, key, why)
+    changed = not key or read("req", file, "-pubkey") != key
+    if not key and not check:
+        make(module, "a key pair", module.params["key_command"])
+        key, why = public_key(module)
+        if not key:
+            module.fail_json(msg=f"the key cannot be asked for: {why}")
+    if changed and not check:
+        write_request(file, make(module, "a request", module.params["request_command"]))
+    state = certificate_state(module, key)
+    now = present(module, marker, made, key, state) if key else {}
+    if now != made:
+        changed = True
+        others = [one for one in marker or [] if one != made]
+        if not check:
+            identity.write(directory, [*others, now])
+    return {
+        "changed": changed,
+        "public_key": key,
+        "request": Path(file).read_text() if Path(file).exists() else "",
+        "certificate": state,
+        "certificate_id": now.get("certificate_id", ""),
+    }
+
+
 def main() -> None:
     """Make what is missing, and report."""
     module = AnsibleModule(
         {
             "public_key_command": {"type": "list", "elements": "str", "required": True},
+            "key_command": {"type": "list", "elements": "str", "required": True, "no_log": False},
             "request_command": {"type": "list", "elements": "str", "required": True},
+            "token_label": {"type": "str", "default": "", "no_log": False},
+            "key_label": {"type": "str", "required": True, "no_log": False},
+            "thing": {"type": "str", "required": True},
             "request_file": {"type": "path", "required": True},
             "certificate_file": {"type": "path", "required": True},
             "renew_before_s": {"type": "int", "default": 0},
@@ -163,26 +271,11 @@ def main() -> None:
     )
     # What is asked reads the PIN, or is the key's file: it dumps no core.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    file = module.params["request_file"]
-    key, _unused = public_key(module)
-    changed = not key or read("req", file, "-pubkey") != key
-    if changed and not module.check_mode:
-        try:
-            request, why = ask(module.params["request_command"])
-        except OSError as error:
-            request, why = "", str(error)
-        if not request:
-            module.fail_json(msg=f"no key pair and request could be made: {why}")
-        write_request(file, request)
-        key, why = public_key(module)
-        if not key:
-            module.fail_json(msg=f"the key cannot be asked for: {why}")
-    module.exit_json(
-        changed=changed,
-        public_key=key,
-        request=Path(file).read_text() if Path(file).exists() else "",
-        certificate=certificate_state(module, key),
-    )
+    try:
+        answer = bring_about(module)
+    except (identity.IdentityError, descriptors.UnsafeError, OSError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**answer)
 
 
 if __name__ == "__main__":

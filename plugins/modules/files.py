@@ -42,6 +42,11 @@ options:
       mode:
         description: Mode as octal digits; by default 0644 for a file and 0755 for a directory.
         type: str
+      contents:
+        description: Whether the regular files in a directory get its owner and group too; links, and files
+          with another name, are left alone.
+        type: bool
+        default: false
       validate:
         description: Command that has to accept the new content before anything is written; C(%s) is
           its temporary file.
@@ -204,6 +209,26 @@ def remove(module: AnsibleModule, path: str) -> bool:
     return True
 
 
+def contents(module: AnsibleModule, entry: dict[str, Any], directory: int) -> bool:
+    """Give the files of a directory its owner and group; tell whether one had others."""
+    wanted = pwd.getpwnam(entry["owner"]).pw_uid, grp.getgrnam(entry["group"]).gr_gid
+    changed = False
+    for name in os.listdir(directory):
+        try:
+            descriptor = descriptors.open_file(name, directory)
+        except (FileNotFoundError, descriptors.UnsafeError):
+            continue  # replaced this moment by who works there, or none of theirs
+        try:
+            info = os.fstat(descriptor)
+            if (info.st_uid, info.st_gid) != wanted:
+                changed = True
+                if not module.check_mode:
+                    os.fchown(descriptor, *wanted)
+        finally:
+            os.close(descriptor)
+    return changed
+
+
 def exists(module: AnsibleModule, entry: dict[str, Any]) -> bool:
     """Bring a directory, or the attributes of a file, into their state; tell whether they were not."""
     make = entry["state"] == "directory"
@@ -215,7 +240,8 @@ def exists(module: AnsibleModule, entry: dict[str, Any]) -> bool:
             opener = descriptors.open_inner if make else descriptors.open_file
             descriptor = opener(name, directory)
             try:
-                return attributes(module, entry, descriptor) or missing
+                inside = entry["contents"] and known(entry) and contents(module, entry, descriptor)
+                return attributes(module, entry, descriptor) or missing or inside
             finally:
                 os.close(descriptor)
     except FileNotFoundError:
@@ -251,6 +277,7 @@ def main() -> None:
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str"},
+        "contents": {"type": "bool", "default": False},
         "validate": {"type": "str"},
     }
     module = AnsibleModule(

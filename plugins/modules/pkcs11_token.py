@@ -16,6 +16,8 @@ description:
     That process is the user for good before it loads the PKCS#11 module, and is given PINs only to make the
     token.
   - Finishes what an interrupted run began. A token that is ready is left as it is.
+  - Makes no token where an identity was made in one of this label before, and none beside files in the store
+    that its user cannot use; a PKCS#11 module would take both for an empty store.
   - Reads the PINs from files, so that no PIN is in anybody's arguments or environment.
 options:
   module:
@@ -38,6 +40,14 @@ options:
     description: User whom the store belongs to.
     type: str
     required: true
+  store:
+    description: Directory that holds the token's files.
+    type: path
+    required: true
+  certificate_file:
+    description: Where the device's certificate is, if there is one, and the marker of its identity beside it.
+    type: path
+    required: true
   environment:
     description: Environment variables that the module needs.
     type: dict
@@ -57,6 +67,8 @@ EXAMPLES = r"""
     pin_file: /etc/edge-token/pin
     so_pin_file: /etc/edge-token/so-pin
     user: edge-rotator
+    store: /var/lib/edge-token
+    certificate_file: /etc/edge-identity/device.crt
     environment:
       SOFTHSM2_CONF: /etc/edge-token/softhsm2.conf
 """
@@ -71,11 +83,13 @@ import pwd
 import resource
 import select
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from ctypes import c_ulong
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors, identity
 
 PIN_LENGTH = range(4, 129)  # what SoftHSM and a TPM take
 USER_PIN_INITIALIZED = 0x8  # CK_TOKEN_INFO.flags
@@ -83,6 +97,7 @@ TOKEN_INITIALIZED = 0x400
 RW_SERIAL_SESSION = 0x6
 SECURITY_OFFICER = 0
 ANSWER_WITHIN = 300  # s; a slow TPM needs a minute to make its primary key
+MOST_NAMES = 5  # of files, in a message
 LONGEST_ERROR = 300  # characters, so that the answer is written and read at once, however it is escaped
 
 
@@ -158,6 +173,47 @@ def read_pin(path: Path) -> bytes:
             "write 4 to 128 printable characters and nothing else into it, or remove it for a new PIN"
         )
     return pin.encode()
+
+
+def check_store(store: str, user: str) -> None:
+    """Raise TokenError where there is something in the store that its user cannot use."""
+    try:
+        owner = pwd.getpwnam(user).pw_uid
+        top = descriptors.open_directory(store)
+    except (KeyError, FileNotFoundError):
+        return
+    wrong = []
+    try:
+        for directory, where, names in descriptors.below(top, store, recurse=True):
+            found = [(where, os.fstat(directory))]
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                    found.append((f"{where}/{name}", info))
+            for path, info in found:
+                needed = stat.S_IRWXU if stat.S_ISDIR(info.st_mode) else stat.S_IRUSR | stat.S_IWUSR
+                if info.st_uid != owner or info.st_mode & needed != needed:
+                    wrong.append(path)
+    finally:
+        os.close(top)
+    if wrong:
+        shown = ", ".join(ascii(one)[1:-1] for one in wrong[:MOST_NAMES]) + ", …" * (len(wrong) > MOST_NAMES)
+        # The whole directory: chown follows no link in it, as it would in the path of one file.
+        raise TokenError(
+            f"{user} cannot use {len(wrong)} files of the token's store, so the token would seem to be gone: "
+            f"{shown}. Give them back: "
+            f"chown --recursive --no-dereference {user} {store} && chmod --recursive u+rwX {store}"
+        )
+
+
+def check_identity(label: str, certificate_file: str) -> None:
+    """Raise IdentityError where an identity was made in a token of this label."""
+    directory = os.path.dirname(certificate_file)
+    marker = identity.read(directory)
+    if any(one["token"] == label for one in marker or []) or (
+        marker is None and os.path.lexists(certificate_file)
+    ):
+        raise identity.lost(f"there is no token {label!r} that can be used", directory, certificate_file)
 
 
 def as_user(user: str, work: Callable[[], bool]) -> bool:
@@ -252,6 +308,8 @@ def main() -> None:
             "pin_file": {"type": "path", "required": True, "no_log": False},
             "so_pin_file": {"type": "path", "required": True, "no_log": False},
             "user": {"type": "str", "required": True},
+            "store": {"type": "path", "required": True},
+            "certificate_file": {"type": "path", "required": True},
             "environment": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
@@ -259,6 +317,10 @@ def main() -> None:
     # The PINs come into this process's memory: it dumps no core, and neither does what it starts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     params, dry = module.params, module.check_mode
+    try:
+        check_store(params["store"], params["user"])
+    except (TokenError, descriptors.UnsafeError, OSError) as error:
+        module.fail_json(msg=str(error))
     if dry and not all(Path(params[name]).exists() for name in ("module", "pin_file", "so_pin_file")):
         module.exit_json(changed=True)
 
@@ -269,10 +331,12 @@ def main() -> None:
     try:
         # Looking needs no PIN, and only a child that has to make the token is given any.
         changed = as_user(params["user"], bring_about)
+        if changed:
+            check_identity(params["label"], params["certificate_file"])
         pin, so_pin = read_pin(Path(params["pin_file"])), read_pin(Path(params["so_pin_file"]))
         if changed and not dry:
             changed = as_user(params["user"], lambda: bring_about(pin, so_pin, dry=False))
-    except (TokenError, OSError) as error:
+    except (TokenError, identity.IdentityError, descriptors.UnsafeError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed)
 

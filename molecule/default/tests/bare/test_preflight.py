@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -121,6 +122,39 @@ def test_stops_in_preflight(name: str, untouched: str, case: str) -> None:
     text = refused_by_preflight(variables)
     for part in said:
         assert part in text
+    assert "HUSHHUSH" not in text, "a secret was repeated"
+
+
+BY_HAND = {
+    "/usr/local/bin/litestream": "program\n",
+    "/usr/local/bin/rotate": "role-aliases; AWS_SECRET_ACCESS_KEY=$secret; systemctl restart litestream\n",
+    "/etc/systemd/system/litestream.service": (
+        "[Service]\nEnvironmentFile=/etc/litestream.env\nExecStart=/usr/local/bin/litestream replicate\n"
+    ),
+    "/etc/litestream.env": "AWS_SECRET_ACCESS_KEY=HUSHHUSH\n",
+    "/etc/litestream.yml": "secret-access-key: HUSHHUSH\n",
+    "/etc/cron.d/rotate": "17 * * * * root AWS_SECRET_ACCESS_KEY=HUSHHUSH /usr/local/bin/rotate\n",
+    "/root/.aws/credentials": "aws_secret_access_key = HUSHHUSH\n",
+}
+
+
+def test_what_a_hand_install_left_is_named_at_once(host: Any, name: str, untouched: str) -> None:
+    assert untouched
+    if name != "edge01":
+        pytest.skip("one device shows it")
+    host.check_output("mkdir -p /root/.aws /etc/cron.d")
+    for path, content in BY_HAND.items():
+        host.check_output(f"printf %s {shlex.quote(content)} >{path}")
+    before = fingerprint(host)
+    text = refused_by_preflight({})
+    assert fingerprint(host) == before
+    for path in BY_HAND.keys() - {"/usr/local/bin/rotate"}:
+        assert f"{path} " in text
+        host.check_output(f"rm {path}")
+    host.check_output("rm /usr/local/bin/rotate; rmdir --ignore-fail-on-non-empty /root/.aws /etc/cron.d")
+    assert "systemctl disable --now litestream.service" in text
+    assert "remove line 1" in text
+    assert "set litestream_takeover to true" in text
     assert "HUSHHUSH" not in text, "a secret was repeated"
 
 

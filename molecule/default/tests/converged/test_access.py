@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -36,6 +37,7 @@ FILES = {
     "/etc/edge-token/softhsm2.conf": ("root", "edge-token", 0o640),
     "/var/lib/edge-token": ("edge-rotator", "edge-token", 0o2770),
     "/etc/edge-identity/device.crt": ("root", "root", 0o644),
+    "/etc/edge-identity/identity.json": ("root", "root", 0o644),
     "/etc/edge-rotator/config.toml": ("root", "edge-rotator", 0o640),
     "/etc/sudoers.d/edge-rotator": ("root", "root", 0o440),
     "/etc/litestream.yml": ("root", "root", 0o644),
@@ -156,6 +158,21 @@ def test_the_key_never_leaves_its_token(host: Any) -> None:
     """Even root with the PIN cannot take it out."""
     done = host.check_output("SOFTHSM2_CONF=/etc/edge-token/softhsm2.conf python3 -I -c %s", STEAL)
     assert done.split() == ["True", "True", "False", "AttributeSensitive"]
+
+
+def test_the_marker_names_key_and_certificate(host: Any, name: str) -> None:
+    """By the SHA-256 that openssl tells; of the certificate it is AWS's ID."""
+    (made,) = json.loads(host.file("/etc/edge-identity/identity.json").content_string)["identities"]
+    key = "openssl x509 -in /etc/edge-identity/device.crt -noout -pubkey | openssl pkey -pubin -outform DER"
+    assert made == {
+        "token": "edge",
+        "key": "device-key",
+        "thing": name,
+        "public_key_sha256": host.check_output(f"{key} | sha256sum").split()[0],
+        "certificate_id": host.check_output(
+            "openssl x509 -in /etc/edge-identity/device.crt -outform DER | sha256sum"
+        ).split()[0],
+    }
 
 
 def test_the_certificate_belongs_to_the_key(host: Any) -> None:

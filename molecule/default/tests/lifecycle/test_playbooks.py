@@ -95,3 +95,43 @@ def test_the_next_run_makes_good_what_one_left_that_broke_off(host: Any, name: s
     assert host.file("/etc/edge-identity/device.crt").sha256sum == certificate, "it has a year"
     assert len(observe.starts(name, "litestream.service", since)) == 1
     assert host.group("edge-operators").members == []
+
+
+def test_a_device_whose_user_was_made_again_keeps_its_identity(host: Any, name: str) -> None:
+    """Its token seems to be gone, nothing that it wrote is its own, and AWS has revoked its certificate.
+
+    The first converge stops and says how to give the token back. The second repairs the rest, and ends by
+    saying that the device is not well.
+    """
+    if name != "edge02":
+        pytest.skip("one device shows it")
+    identity = "sha256sum /etc/edge-identity/*; ls /var/lib/edge-token; id -u edge-rotator"
+    before = host.check_output(identity).splitlines()
+    host.check_output(
+        "systemctl stop edge-rotator.timer edge-rotator-due.path && systemctl start edge-rotator.service; "
+        "userdel edge-rotator && useradd --system squatter && useradd --system --no-create-home edge-rotator"
+    )
+    refused = play("site", name)
+    assert refused.code != 0
+    command = re.search(
+        r"chown --recursive --no-dereference edge-rotator /var/lib/edge-token && [^']+", refused.text
+    )
+    assert command, refused.text
+    after = host.check_output(identity).splitlines()
+    assert after[:-1] == before[:-1]
+    assert after[-1] != before[-1], "it has another number"
+
+    host.check_output(command.group())
+    observe.run(observe.CLOUD, f"sudo cloudctl revoke {name}")
+    host.check_output("rm /run/edge-rotator/credentials.json")
+    told = play("site", name, {"healthy_retries": 1})
+    observe.run(observe.CLOUD, f"sudo cloudctl unrevoke {name}")
+    assert told.code != 0
+    assert f"{name} is not well: - status critical" in told.text
+    assert "certificate_inactive" in told.text
+    assert host.check_output(identity).splitlines()[:-1] == before[:-1]
+    assert host.check_output("find /run/edge-rotator /var/lib/edge-rotator -not -user edge-rotator") == ""
+    assert host.file("/run/litestream-query.sock").group == "edge-rotator"
+
+    host.check_output("systemctl start edge-rotator-force.service; userdel squatter")
+    wait_for(lambda: host.run("edge-rotator status").rc == 0)

@@ -121,3 +121,32 @@ def test_a_directory_is_removed_with_what_is_in_it(run: Run, tmp_path: Path) -> 
     assert run(absent=[str(tmp_path / "old")])["changed"]
     assert not (tmp_path / "old").exists()
     assert not run(absent=[str(tmp_path / "old"), str(tmp_path / "old/in/a")])["changed"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_what_is_in_a_directory_belongs_to_its_user_again(run: Run, tmp_path: Path) -> None:
+    """A user that was deleted and made again has another number than its files."""
+    state = tmp_path / "state"
+    state.mkdir()
+    for name in ("lock", "kept", "two-names"):
+        (state / name).touch()
+    os.link(state / "two-names", tmp_path / "second")
+    (state / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").touch()
+    os.mkfifo(state / "pipe")
+    entry = {
+        "path": str(state),
+        "state": "directory",
+        "owner": "nobody",
+        "group": "nogroup",
+        "contents": True,
+    }
+    assert run(check=True, files=[entry])["paths"] == [str(state)]
+    assert (state / "lock").stat().st_uid == 0
+    assert run(files=[entry])["paths"] == [str(state)]
+    owned = [path.name for path in (state / "lock", state / "kept") if path.stat().st_uid == 65534]
+    assert owned == ["lock", "kept"]
+    assert (state / "lock").stat().st_gid == 65534
+    assert (tmp_path / "elsewhere").stat().st_uid == 0
+    assert (tmp_path / "second").stat().st_uid == 0
+    assert run(files=[entry])["paths"] == []

@@ -49,6 +49,8 @@ def run(
         "user": user or getpass.getuser(),
         "pin_file": f"{place}/pin",
         "so_pin_file": f"{place}/so-pin",
+        "store": f"{place}/tokens",
+        "certificate_file": f"{place}/identity/device.crt",
         "environment": {"SOFTHSM2_CONF": f"{place}/softhsm2.conf"},
         "_ansible_check_mode": check,
     }
@@ -142,6 +144,61 @@ def test_nobody_sees_a_pin(place: Path) -> None:
 def test_a_crash_would_leave_no_core_with_a_pin(place: Path) -> None:
     assert CORE > 0, "the limit that the module starts with"
     assert re.search(r"^Max core file size +0 +0 ", run(place)["limits"], re.MULTILINE)
+
+
+def tokens(place: Path) -> list[Path]:
+    return list((place / "tokens").iterdir())
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("evidence", ["identity.json", "device.crt"])
+def test_no_token_is_made_in_place_of_one_that_is_gone(place: Path, evidence: str, check: bool) -> None:
+    made = place / "identity"
+    made.mkdir()
+    one = {
+        "token": "edge",
+        "key": "device-key",
+        "thing": "edge01",
+        "public_key_sha256": "",
+        "certificate_id": "",
+    }
+    text = json.dumps({"identities": [one]}) if evidence == "identity.json" else "certificate"
+    (made / evidence).write_text(text)
+    done = run(place, check=check)
+    assert done["failed"]
+    assert "there is no token 'edge' that can be used" in done["msg"]
+    assert f"rm {made / evidence} on the device" in done["msg"]
+    assert tokens(place) == []
+    if evidence == "identity.json":
+        assert run(place, "other", check=check)["changed"], "the operator names another token"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "chown -R root {tokens}/*",
+        "chown root {tokens}/*/token.object",
+        "chmod u-r {tokens}/*/token.object",
+        "chmod u-x {tokens}/*",
+        "ln -s /etc/passwd {tokens}/link",
+    ],
+)
+def test_a_store_that_its_user_cannot_read_is_not_taken_for_an_empty_one(place: Path, spoil: str) -> None:
+    """Whether or not there is a marker; and the command that the message names is what helps."""
+    place.chmod(0o755)
+    os.chown(place / "tokens", 65534, 65534)
+    for name in PINS:
+        (place / name).chmod(0o600)
+    assert run(place, user="nobody")["changed"]
+    subprocess.run(spoil.format(tokens=place / "tokens"), shell=True, check=True)  # noqa: S602
+    done = run(place, user="nobody")
+    assert done["failed"]
+    assert f"{place}/tokens/" in done["msg"]
+    assert len(tokens(place)) == 1 + spoil.startswith("ln")
+    subprocess.run(done["msg"].partition("Give them back: ")[2], shell=True, check=True)  # noqa: S602
+    assert not run(place, user="nobody")["changed"]
+    assert Path("/etc/passwd").stat().st_uid == 0
 
 
 def test_check_mode_makes_none(place: Path) -> None:
