@@ -182,8 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     add("purge", "Take everything down and delete the lab's state, keys included.")
     add("status", "Show each machine's state and the bridge.")
     for name, text in {
-        "power-cut": "Kill all of a machine at once. Unlike with a pulled plug, what it wrote without fsync stays: "
-        "the host's page cache has it.",
+        "power-cut": "Kill all of a machine at once. A pulled plug would also lose what was written without "
+        "fsync, which the host's page cache keeps here.",
         "boot": "Boot a machine again from its own disk.",
         "cut": "Pull out a machine's network cable.",
         "heal": "Plug a machine's network cable in again.",

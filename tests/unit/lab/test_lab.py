@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -60,12 +61,12 @@ def test_another_recipe_is_another_image(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_words_for_cloudctl_reach_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
 ) -> None:
-    said: list[object] = []
+    ssh = Mock(return_value=0)
     lab = command_line.Lab(Paths(tmp_path, tmp_path), inventory())
-    monkeypatch.setattr(lab, "ssh", lambda host, command: said.append((host, command)) or 0)
+    monkeypatch.setattr(lab, "ssh", ssh)
     monkeypatch.setattr(sys, "argv", ["lab", "cloud", *words])
     assert lab.run(command_line._parser().parse_args()) == 0
-    assert said == [("cloud01", [" ".join(["sudo cloudctl", *(words or ["--help"])])])]
+    ssh.assert_called_once_with("cloud01", [" ".join(["sudo cloudctl", *(words or ["--help"])])])
 
 
 @pytest.mark.parametrize("host", ["edge01", "operator@edge01"])
@@ -73,12 +74,11 @@ def test_others_than_the_admin_log_in(monkeypatch: pytest.MonkeyPatch, tmp_path:
     paths = Paths(tmp_path, tmp_path)
     paths.ssh.mkdir()
     paths.ssh_config.touch()
-    ran: list[list[str]] = []
-    done = subprocess.CompletedProcess([], 3)
-    monkeypatch.setattr(subprocess, "run", lambda words, check: ran.append(words) or done)
+    ran = Mock(return_value=Mock(returncode=3))
+    monkeypatch.setattr(subprocess, "run", ran)
     lab = command_line.Lab(paths, inventory())
     assert lab.ssh(host, ["id"]) == 3
-    assert ran == [["ssh", "-F", str(paths.ssh_config), host, "id"]]
+    ran.assert_called_once_with(["ssh", "-F", str(paths.ssh_config), host, "id"], check=False)
     with pytest.raises(LabError, match="'elsewhere'"):
         lab.ssh("operator@elsewhere", [])
 
