@@ -80,6 +80,13 @@ def _unusable(detail: str) -> RotatorError:
     return RotatorError("backend_unusable", detail)
 
 
+def not_importable(name: str, exc: ImportError) -> RotatorError:
+    """Say that a package is not there for this Python, as after an upgrade of Debian."""
+    place = os.path.dirname(os.path.dirname(__file__))
+    version = ".".join(map(str, sys.version_info[:2]))
+    return _unusable(f"no usable {name} for Python {version} in {place} ({exc})")
+
+
 def describe() -> tuple[str, tuple[int, int], bool]:
     """TLS library of this pycurl, libcurl's version, and whether it brought its own library.
 
@@ -88,7 +95,7 @@ def describe() -> tuple[str, tuple[int, int], bool]:
     try:
         import pycurl
     except ImportError as exc:
-        raise _unusable(f"no pycurl: {exc}") from None
+        raise not_importable("pycurl", exc) from None
     # The stub's tuple is shorter than the real one.
     info = list(pycurl.version_info())
     number, library = int(str(info[2])), str(info[5] or "")

@@ -168,9 +168,9 @@ KINDS: dict[str, Kind] = {
         (
             "backend_unusable",
             60,
-            PERMANENT,
-            "install pycurl built against the system's libcurl (not a wheel), with the parts "
-            "that provider.backend needs",
+            TRANSIENT,  # while Debian is upgraded nothing fits for some minutes
+            "the program does not fit this system: unless an upgrade of Debian is under way, "
+            "run playbooks/site.yml against this device",
         ),
         ("module_missing", 61, PERMANENT, "install the PKCS#11 module or correct token.module"),
         (

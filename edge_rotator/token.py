@@ -117,7 +117,10 @@ def _is_module(path: str) -> bool:
 def _tokens(module: str, label: str | None) -> list[Token]:
     if not os.path.exists(module):
         raise RotatorError("module_missing", f"no file {module}")
-    import pkcs11
+    try:
+        import pkcs11
+    except ImportError as exc:
+        raise backend.not_importable("python-pkcs11", exc) from None
 
     try:
         return list(pkcs11.lib(module).get_tokens(token_label=label))

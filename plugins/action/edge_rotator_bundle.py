@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.building
     BuildError,
     BuildingAction,
 )
-from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import KeptError
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import KeptError, NotMadeError
+
+WITHOUT = (
+    "After an upgrade to Debian {release} nothing will rotate until the device is converged again, because "
+    "what runs there cannot be made: {error}\nWith edge_rotator_next_release: false this is not tried."
+)
+
+
+# Of the other release; what was changed in the cache, another KeptError, still ends the play.
+FAILURES = (bundle.BundleError, BuildError, NotMadeError, subprocess.SubprocessError)
 
 
 class ActionModule(BuildingAction):
@@ -25,25 +35,35 @@ class ActionModule(BuildingAction):
         """Make what is missing; fails with one sentence and its fix."""
         super().run(tmp, task_vars)
         args = self._task.args
+        said: dict[str, Any] = {}
         try:
             plan = bundle.Plan(args["cache"], **args["platform"])
             # Check mode makes nothing, not even on the control node.
             if not plan.assembled() and not self._task.check_mode:
-                built = self._built(plan, args.get("mirrors", []), task_vars) if plan.compiled else []
-                bundle.assemble(plan, built)
-            return {"changed": False, **plan.report()}
+                with tempfile.TemporaryDirectory() as name:
+                    wheels = self._wheels(plan.own, Path(name, "own"), task_vars)
+                    if plan.upgrade:
+                        try:
+                            wheels += self._wheels(plan.upgrade, Path(name, "upgrade"), task_vars)
+                        except FAILURES as error:
+                            said["warnings"] = [WITHOUT.format(release=plan.upgrade.release, error=error)]
+                            plan = bundle.Plan(args["cache"], **{**args["platform"], "upgrade": None})
+                    bundle.assemble(plan, wheels)
+            return {"changed": False, **said, **plan.report()}
         except (bundle.BundleError, BuildError, KeptError, OSError, subprocess.SubprocessError) as error:
             raise AnsibleActionFail(str(error)) from error
 
-    def _built(self, plan: bundle.Plan, mirrors: list[str], task_vars: Any) -> list[Path]:
-        """Wheels that are compiled for the platform."""
-        options = {
-            "release": plan.release,
-            "machine": plan.machine,
-            "packages": bundle.BUILD_PACKAGES,
-            "script": plan.script,
-            "mirrors": mirrors,
-        }
-        sources = partial(bundle.fetch_sources, plan)
-        wheels: list[Path] = self.build(options, sources, plan.built, task_vars)
+    def _wheels(self, build: bundle.Build, folder: Path, task_vars: Any) -> list[Path]:
+        """Wheels of one release: those that are compiled, and PyPI's."""
+        wheels: list[Path] = bundle.fetch_wheels(build, folder)
+        if build.compiled:
+            options = {
+                "release": build.release,
+                "machine": build.machine,
+                "packages": bundle.BUILD_PACKAGES,
+                "script": build.script,
+                "mirrors": self._task.args.get("mirrors", []),
+            }
+            sources = partial(bundle.fetch_sources, build)
+            wheels += self.build(options, sources, build.built, task_vars)
         return wheels

@@ -12,6 +12,7 @@ description:
   - What has to be compiled is compiled on the host that the task is delegated to, as module
     M(edge_litestream.appliance.debian_build) does. Delegate it to a host that you trust, like V(localhost),
     never to a device.
+  - A bundle may serve two Debian releases, so that the rotator still runs when the device has been upgraded.
   - The archive is checked against its recorded digest every time. Hosts that need the same bundle wait for
     the first of them.
 options:
@@ -41,6 +42,19 @@ options:
           need no compiler then.
         type: bool
         required: true
+      upgrade:
+        description: The release that the device may be upgraded to. The bundle runs there too. Where its
+          parts cannot be made the bundle goes without them, with a warning.
+        type: dict
+        suboptions:
+          release:
+            description: Its name, like V(trixie).
+            type: str
+            required: true
+          python:
+            description: Its Python, like V(3.13).
+            type: str
+            required: true
   mirrors:
     description: Mirrors of Debian, see M(edge_litestream.appliance.debian_build).
     type: list

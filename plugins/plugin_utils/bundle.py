@@ -3,6 +3,9 @@
 A bundle is a tar archive per platform, named by a digest of all that went into it, so that an unchanged
 one is never made or pushed twice. Devices need neither PyPI nor a compiler, and nothing of what is made
 here comes from a device. With Debian's own pycurl nothing is compiled for common platforms.
+
+A bundle can hold the compiled parts of two Debian releases, so that it still runs when the device has been
+upgraded: their names carry the version of Python, which takes its own and leaves the others alone.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from pathlib import Path
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import keep, kept
 
 COLLECTION = Path(__file__).resolve().parents[2]
+LOCK = COLLECTION / "files/device-requirements.lock"
+BUILD_LOCK = COLLECTION / "files/device-build-requirements.lock"
 TIMEOUT_S = 600
 COMPILED = [
     "pycurl"
@@ -30,7 +35,11 @@ WHEEL_PLATFORMS = {
     "aarch64": ["manylinux_2_28_aarch64", "manylinux2014_aarch64"],
 }
 BUILD_PACKAGES = ["gcc", "libc6-dev", "libcurl4-openssl-dev", "libssl-dev", "python3-dev", "python3-pip"]
+# A mirror that is given as a line of sources.list names a release of its own.
 BUILD_SCRIPT = """\
+found=$(python3 -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+[ "$found" = {python} ] || {{ echo "this Debian has Python $found, not {python}: \
+mirrors of another release?" >&2; exit 1; }}
 export PYCURL_SSL_LIBRARY=openssl
 python3 -I -m pip wheel --quiet --no-deps --no-index --no-cache-dir --find-links sources --wheel-dir out \
 --no-binary {comma} {space}
@@ -73,40 +82,58 @@ class BundleError(Exception):
     """What is missing, as one sentence with its fix."""
 
 
-class Plan:
-    """The bundle of one platform: where its parts are, and its digest."""
+class Build:
+    """What is compiled and fetched for one release."""
 
-    def __init__(self, cache: str, release: str, machine: str, python: str, debian_pycurl: bool) -> None:
+    def __init__(self, cache: Path, release: str, machine: str, python: str, debian_pycurl: bool) -> None:
         # Facts, so what the device says: they become paths here and arguments of programs.
         for said in (release, machine, python):
             if not PLAIN.fullmatch(said):
                 raise BundleError(f"the device calls its platform {said!r}: that is no Debian")
-        self.root = COLLECTION
         self.release, self.machine, self.python = release, machine, python
-        self.lock = self.root / "files/device-requirements.lock"
-        self.build_lock = self.root / "files/device-build-requirements.lock"
-        self.platform = f"{self.release}-{self.machine}-cp{self.python.replace('.', '')}"
-        self.launcher = LAUNCHER.format(more=DEBIAN_PACKAGES if debian_pycurl else "")
+        self.platform = f"{release}-{machine}-cp{python.replace('.', '')}"
         self.compiled = [] if debian_pycurl else list(COMPILED)
         self.wheels = list(WHEELS)
-        if self.machine not in WHEEL_PLATFORMS:  # no wheel of python-pkcs11 for 32-bit Arm
+        if machine not in WHEEL_PLATFORMS:  # no wheel of python-pkcs11 for 32-bit Arm
             self.compiled.append("python-pkcs11")
             self.wheels.remove("python-pkcs11")
-        self.script = BUILD_SCRIPT.format(comma=",".join(self.compiled), space=" ".join(self.compiled))
+        self.script = BUILD_SCRIPT.format(
+            python=python, comma=",".join(self.compiled), space=" ".join(self.compiled)
+        )
         recipe = f"{self.script} {BUILD_PACKAGES}" if self.compiled else ""
-        lock_digest = hashlib.sha256(self.lock.read_bytes() + self.build_lock.read_bytes()).hexdigest()[:12]
-        recipe_digest = hashlib.sha256(f"{lock_digest} {recipe}".encode()).hexdigest()[:12]
+        locks = hashlib.sha256(LOCK.read_bytes() + BUILD_LOCK.read_bytes()).hexdigest()
+        self.recipe = hashlib.sha256(f"{locks} {recipe}".encode()).hexdigest()[:12]
+        self.built = cache / f"built-{self.platform}-{self.recipe}"
+
+
+class Plan:
+    """The bundle of one platform: where its parts are, and its digest."""
+
+    def __init__(
+        self,
+        cache: str,
+        release: str,
+        machine: str,
+        python: str,
+        debian_pycurl: bool,
+        upgrade: dict[str, str] | None = None,
+    ) -> None:
         self.cache = Path(cache)
-        self.built = self.cache / f"built-{self.platform}-{recipe_digest}"
-        self.package = sorted((self.root / "edge_rotator").glob("*.py"))
-        digest = hashlib.sha256(f"{self.platform} {lock_digest} {self.launcher}{recipe}".encode())
+        self.own = Build(self.cache, release, machine, python, debian_pycurl)
+        self.upgrade = (
+            Build(self.cache, machine=machine, debian_pycurl=debian_pycurl, **upgrade) if upgrade else None
+        )
+        self.launcher = LAUNCHER.format(more=DEBIAN_PACKAGES if debian_pycurl else "")
+        self.package = sorted((COLLECTION / "edge_rotator").glob("*.py"))
+        parts = [f"{build.platform} {build.recipe}" for build in (self.own, self.upgrade) if build]
+        digest = hashlib.sha256(" ".join([*parts, self.launcher]).encode())
         for module in self.package:
             digest.update(module.name.encode() + module.read_bytes())
-        version = re.search(r'"([^"]+)"$', (self.root / "edge_rotator/__init__.py").read_text().rstrip())
+        version = re.search(r'"([^"]+)"$', (COLLECTION / "edge_rotator/__init__.py").read_text().rstrip())
         if version is None:
-            raise BundleError(f"{self.root / 'edge_rotator/__init__.py'} names no version")
+            raise BundleError(f"{COLLECTION / 'edge_rotator/__init__.py'} names no version")
         self.version = f"{version[1]}-{digest.hexdigest()[:12]}"
-        self.folder = self.cache / f"edge-rotator-{self.version}-{self.platform}"
+        self.folder = self.cache / f"edge-rotator-{self.version}-{self.own.platform}"
         self.bundle = self.folder / "edge-rotator.tar.gz"
 
     def assembled(self) -> bool:
@@ -120,7 +147,7 @@ class Plan:
         """Tell Ansible what it works with."""
         return {
             "version": self.version,
-            "platform": self.platform,
+            "platform": self.own.platform,
             "bundle": str(self.bundle),
             "assembled": self.assembled(),
         }
@@ -155,17 +182,29 @@ def subset(lock: Path, names: list[str], target: Path) -> Path:
     return target
 
 
-def fetch_sources(plan: Plan, target: Path) -> None:
+def fetch_sources(build: Build, target: Path) -> None:
     """Download what is compiled, and what compiles it, by the locks' hashes. Nothing of it is run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         builders = ["cython", "packaging", "setuptools", "setuptools-scm", "vcs-versioning", "wheel"]
         pip(
             "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", "any",
-            "--python-version", plan.python, "--dest", str(target),
-            "--requirement", str(subset(plan.build_lock, builders, folder / "build.lock")),
+            "--python-version", build.python, "--dest", str(target),
+            "--requirement", str(subset(BUILD_LOCK, builders, folder / "build.lock")),
         )  # fmt: skip
-        fetch_archives(subset(plan.lock, plan.compiled, folder / "sources.lock"), target)
+        fetch_archives(subset(LOCK, build.compiled, folder / "sources.lock"), target)
+
+
+def fetch_wheels(build: Build, target: Path) -> list[Path]:
+    """Download what PyPI has compiled, by the lock's hashes."""
+    with tempfile.TemporaryDirectory() as name:
+        platforms = [f"--platform={tag}" for tag in WHEEL_PLATFORMS.get(build.machine, ["any"])]
+        pip(
+            "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+            "--python-version", build.python, *platforms, "--dest", str(target),
+            "--requirement", str(subset(LOCK, build.wheels, Path(name, "wheels.lock"))),
+        )  # fmt: skip
+    return sorted(target.glob("*.whl"))
 
 
 def fetch_archives(requirements: Path, target: Path) -> None:
@@ -190,19 +229,11 @@ def unpack(wheel: Path, target: Path) -> None:
         packed.extractall(target)  # noqa: S202 - see above
 
 
-def assemble(plan: Plan, built: list[Path]) -> None:
-    """Make the bundle from the built wheels, PyPI's wheels and the package."""
+def assemble(plan: Plan, wheels: list[Path]) -> None:
+    """Make the bundle from wheels and the package."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        downloaded = folder / "wheels"
-        platforms = [f"--platform={tag}" for tag in WHEEL_PLATFORMS.get(plan.machine, ["any"])]
-        pip(
-            "download", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-            "--python-version", plan.python, *platforms, "--dest", str(downloaded),
-            "--requirement", str(subset(plan.lock, plan.wheels, folder / "wheels.lock")),
-        )  # fmt: skip
-        tree = folder / "tree"
-        for wheel in [*downloaded.glob("*.whl"), *built]:
+        tree = Path(name)
+        for wheel in wheels:
             unpack(wheel, tree / "lib")
         package = tree / "lib/edge_rotator"
         package.mkdir()

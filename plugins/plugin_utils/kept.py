@@ -18,6 +18,10 @@ class KeptError(Exception):
     """What is wrong in the cache, as one sentence with its fix."""
 
 
+class NotMadeError(KeptError):
+    """Another host's task was to make it, and failed."""
+
+
 def sha256(path: Path) -> str:
     """Return a file's digest."""
     with path.open("rb") as file:
@@ -64,7 +68,7 @@ def keep(directory: Path, make: Callable[[Path], None]) -> list[Path]:
         if files:
             return files
         if waited:
-            raise KeptError(f"{directory} was not made by another host's task: see its failure")
+            raise NotMadeError(f"{directory} was not made by another host's task: see its failure")
         with tempfile.TemporaryDirectory(dir=directory.parent) as name:
             fresh = Path(name, "fresh")
             fresh.mkdir()

@@ -17,6 +17,13 @@ HOSTS = yaml.safe_load((ROOT / "inventory/lab/hosts.yml").read_text())["all"]["c
 
 
 @pytest.fixture
+def only_one(name: str) -> None:
+    """Skip all devices but one: what takes long is shown once."""
+    if name != "edge01":
+        pytest.skip("one device shows it")
+
+
+@pytest.fixture
 def mode(name: str) -> str:
     """How this device hands credentials over."""
     return str(HOSTS[name]["edge_rotator_delivery"])

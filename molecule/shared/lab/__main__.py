@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from lab import machine as box
 from lab import network, pki
@@ -117,8 +118,8 @@ class Lab:
         return 0
 
     def ssh(self, host: str, words: list[str]) -> int:
-        """Log in, or run one command as the admin user; its exit status is ours."""
-        select(self.machines, [host])
+        """Log in, or run one command; its exit status is ours."""
+        select(self.machines, [host.rpartition("@")[2]])
         if not self.paths.ssh_config.exists():
             raise LabError("there is no lab yet: run `up`")
         sys.stdout.flush()
@@ -168,8 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text)
+    def add(name: str, text: str, **options: Any) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, **options)
 
     for name, text in {
         "up": "Make and boot machines, and wait until ssh answers; repeatable.",
@@ -181,16 +182,19 @@ def _parser() -> argparse.ArgumentParser:
     add("purge", "Take everything down and delete the lab's state, keys included.")
     add("status", "Show each machine's state and the bridge.")
     for name, text in {
-        "power-cut": "Kill the machine's init, as a pulled plug would.",
+        "power-cut": "Kill all of a machine at once. A pulled plug would also lose what was written without "
+        "fsync, which the host's page cache keeps here.",
         "boot": "Boot a machine again from its own disk.",
         "cut": "Pull out a machine's network cable.",
         "heal": "Plug a machine's network cable in again.",
     }.items():
         add(name, text).add_argument("host", metavar="HOST", help="machine or group")
     ssh = add("ssh", "Log in to a machine, or run a command on it.")
-    ssh.add_argument("host", metavar="HOST")
+    ssh.add_argument("host", metavar="[USER@]HOST", help="user: admin (default, may use sudo) or operator")
     ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="CMD")
-    cloud = add("cloud", "Run cloudctl on the cloud machine; alone it lists what cloudctl can.")
+    # No options of its own: `lab cloud --help`, too, is cloudctl's.
+    text = "Run cloudctl on the cloud machine; alone it lists what cloudctl can."
+    cloud = add("cloud", text, add_help=False, prefix_chars="\0")
     cloud.add_argument("words", nargs=argparse.REMAINDER, metavar="ARG")
     return parser
 

@@ -13,6 +13,9 @@ from lab.image import ensure_image
 from lab.settings import BRIDGE, GATEWAY, SUBNET, LabError, Machine, Paths
 from lab.shell import run, say, succeeds, wait_until
 
+# A machine that reboots itself makes systemd-nspawn end with this, for a supervisor to start it again.
+REBOOT = 'while "$@"; [ $? = 133 ]; do :; done'
+
 _NETWORK = f"""\
 [Match]
 Name=host0
@@ -76,14 +79,17 @@ def _personalise(paths: Paths, machine: Machine, machines: dict[str, Machine], t
     host_key = etc / "ssh/ssh_host_ed25519_key"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", machine.name, "-f", host_key)
 
-    run("chroot", top, "useradd", "--create-home", "--shell", "/bin/bash", "admin")
+    # Who logs in: `admin` may everything, `operator` what the roles allow the people on call.
+    public_key = (paths.ssh / "id_ed25519.pub").read_text()
+    for user in ("admin", "operator"):
+        run(*("chroot", top, "useradd", "--create-home", "--no-user-group", "--shell", "/bin/bash", user))
+        ssh = top / "home" / user / ".ssh"
+        ssh.mkdir(mode=0o700)
+        (ssh / "authorized_keys").write_text(public_key)
+        run("chroot", top, "chown", "-R", f"{user}:", f"/home/{user}/.ssh")
     sudoers = etc / "sudoers.d/010_admin-nopasswd"
     sudoers.write_text("admin ALL=(ALL) NOPASSWD: ALL\n")
     sudoers.chmod(0o440)
-    ssh = top / "home/admin/.ssh"
-    ssh.mkdir(mode=0o700)
-    (ssh / "authorized_keys").write_text((paths.ssh / "id_ed25519.pub").read_text())
-    run("chroot", top, "chown", "-R", "admin:admin", "/home/admin/.ssh")
 
 
 def boot(paths: Paths, name: str) -> bool:
@@ -91,7 +97,7 @@ def boot(paths: Paths, name: str) -> bool:
     top = root(paths, name)
     if not top.exists():
         raise LabError(f"{name} is not there yet: run `up {name}`")
-    if supervisor(top) is not None:
+    if supervisor(top) is not None or loop(top) is not None:
         return False
     if init(top) is not None:
         say(f"{name}: its systemd-nspawn was killed, so it has to go down first")
@@ -105,7 +111,7 @@ def boot(paths: Paths, name: str) -> bool:
     with (directory(paths, name) / "console.log").open("ab") as console:
         subprocess.Popen(
             [
-                "systemd-nspawn",
+                *("sh", "-c", REBOOT, "lab", "systemd-nspawn"),
                 *("--quiet", "--settings=no", f"--directory={top}"),
                 *(f"--machine={name}", f"--hostname={name}"),
                 *("--boot", "--register=no", "--keep-unit", "--link-journal=no"),
@@ -126,7 +132,7 @@ def wait_for_ssh(paths: Paths, machine: Machine, timeout_s: float = 90) -> None:
     """Return when the admin user can log in; LabError with the console's last words if never."""
 
     def answers() -> bool:
-        if supervisor(root(paths, machine.name)) is None:
+        if not runs(paths, machine.name):
             raise LabError(f"{machine.name} stopped while booting{_console(paths, machine.name)}")
         try:
             socket.create_connection((machine.address, 22), timeout=1).close()
@@ -153,6 +159,9 @@ def stop(paths: Paths, name: str) -> None:
     top = root(paths, name)
     # A second round for a machine caught between systemd-nspawn's start and its init's.
     for _attempt in range(2):
+        # First of all, or it would boot again a machine that is just rebooting.
+        if (rebooter := loop(top)) is not None:
+            _kill(rebooter)
         if (first := init(top)) is not None:
             _kill(first)
         if wait_until(lambda: not runs(paths, name), 5):
@@ -181,18 +190,27 @@ def delete(paths: Paths, name: str) -> None:
 def runs(paths: Paths, name: str) -> bool:
     """Tell whether anything of a machine runs."""
     top = root(paths, name)
-    return supervisor(top) is not None or init(top) is not None
+    return any(found(top) is not None for found in (loop, supervisor, init))
 
 
 def supervisor(top: Path) -> int | None:
     """Return the pid of the systemd-nspawn that runs the machine in `top`, if any."""
+    return _process(top, "systemd-nspawn")
+
+
+def loop(top: Path) -> int | None:
+    """Return the pid of what starts that systemd-nspawn again when the machine reboots, if any."""
+    return _process(top, "sh")
+
+
+def _process(top: Path, program: str) -> int | None:
     wanted = f"--directory={top}".encode()
     for pid in _pids():
         try:
             words = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"systemd-nspawn") and wanted in words:
+        if Path(os.fsdecode(words[0])).name == program and wanted in words:
             return pid
     return None
 

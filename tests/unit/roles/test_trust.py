@@ -125,7 +125,7 @@ def test_a_device_is_no_build_host(tmp_path: Path, host: str, refused: bool) -> 
 def test_what_changed_in_the_cache_is_not_pushed(tmp_path: Path, harmed: str) -> None:
     platform = {"release": "bookworm", "machine": "x86_64", "python": "3.11", "debian_pycurl": False}
     plan = Plan(str(tmp_path / "cache"), **platform)
-    directory = plan.built if harmed == "wheel" else plan.folder
+    directory = plan.own.built if harmed == "wheel" else plan.folder
     keep(directory, lambda target: (target / "part").write_bytes(b"made by the builder"))
     (directory / "part").write_bytes(b"planted")
     task = {

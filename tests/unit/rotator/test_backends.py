@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pki import DAY, Authority, now
 from tokens import spy, use_debian_pycurl
 
-from edge_rotator import backend
+from edge_rotator import backend, token
 from edge_rotator import config as configuration
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
@@ -113,10 +113,20 @@ def test_mismatch_names_both_sides(
         backend.check(_config(local, name))
 
 
-def test_no_pycurl(local: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycurl", None)
-    with pytest.raises(RotatorError, match="no pycurl"):
-        backend.check(_config(local, "file"))
+@pytest.mark.parametrize("name", ["pycurl", "pkcs11"])
+def test_program_of_another_release_says_to_converge(
+    local: Device, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """After an upgrade of Debian what was compiled is not there for the new Python."""
+    monkeypatch.setitem(sys.modules, name, None)
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    with pytest.raises(
+        RotatorError, match=f"no usable (python-)?{name} for Python {version} in /.* halted"
+    ) as found:
+        backend.check(_config(local, "file")) if name == "pycurl" else token.labels(__file__)
+    kind = found.value.kind
+    assert (kind.name, kind.exit_code, kind.retry) == ("backend_unusable", 60, "transient")
+    assert "run playbooks/site.yml against this device" in kind.fix
 
 
 def test_provider_that_is_not_installed(

@@ -129,5 +129,5 @@ def test_litestream_starts_only_with_credentials(host: Any, secret_file: str) ->
 def test_no_compiler_was_ever_there(host: Any) -> None:
     assert host.run("command -v gcc cc pip3 curl-config").stdout == ""
     installed = host.run("grep ' install ' /var/log/dpkg.log").stdout
-    assert " install libcurl4" in installed, "the log tells what was installed"
+    assert " install curl" in installed, "the log tells what was installed"
     assert not re.search(r" install (gcc|cpp|binutils|python3-pip|\S+-dev):", installed)

@@ -16,13 +16,6 @@ from experiment.phases import assert_lossless, play, wait_for
 pytestmark = pytest.mark.timeout(400)
 
 
-@pytest.fixture
-def only_one(name: str) -> None:
-    """Skip all devices but one: what takes long is shown once."""
-    if name != "edge01":
-        pytest.skip("one device shows it")
-
-
 def test_status_tells_of_the_fleet(host: Any, only_one: None) -> None:
     wait_for(lambda: "2 ok" in play("status").text, 60)
 

@@ -1,0 +1,51 @@
+"""After an upgrade of Debian 12 to 13 all goes on without a converge, and a converge is clean."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from experiment import observe
+from experiment.phases import assert_lossless, play
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("only_one")]
+INSTALLED_FOR = "/opt/edge-rotator/current/complete"
+
+
+def test_nobody_converged(host: Any) -> None:
+    """Guard: it is another Debian, with the program that was installed before."""
+    assert host.check_output("python3 -c 'import sys; print(*sys.version_info[:2])'") == "3 13"
+    assert "VERSION_CODENAME=trixie" in host.file("/etc/os-release").content_string
+    assert host.file(INSTALLED_FOR).content_string.startswith("bookworm-")
+
+
+def test_libcurl_is_the_new_debians(host: Any) -> None:
+    """Under its old name apt would leave the old one, which gets no fixes, in the new one's place."""
+    assert host.package("libcurl4t64").is_installed
+    assert not host.package("libcurl4").is_installed
+
+
+def test_the_boot_fetched_at_once(host: Any, name: str) -> None:
+    booted = float(host.check_output("stat -c %Y /proc/1"))
+    assert observe.events(name, "rotated", booted - 1)[0].fields["reason"] == "missing"
+    assert observe.events(name, "failed", booted - 1) == []
+
+
+def test_nothing_is_lost(host: Any, name: str) -> None:
+    assert len(assert_lossless(host, name)) > 500
+
+
+def test_doctor_finds_nothing(host: Any) -> None:
+    """Its checks of the token need what was compiled, too."""
+    done = host.run("runuser -u edge-rotator -- edge-rotator doctor")
+    assert done.rc == 0, done.stdout
+
+
+def test_converge_brings_the_new_debians_program(host: Any, name: str) -> None:
+    done = play("site", name)
+    assert done.code == 0, done.text
+    assert host.file(INSTALLED_FOR).content_string.startswith("trixie-")
+    again = play("site", name)
+    assert re.search(rf"{name} : ok=\d+ changed=0 unreachable=0 failed=0", again.text), again.text
