@@ -15,16 +15,17 @@ export PATH := $(VENV)/bin:$(PATH)
 # Machines need root; whoever is not root runs the same target again by sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
+MINUTES ?= 10
 
-.PHONY: help demo test lint sanity unit matrix molecule bench bench-converge lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule bench bench-converge lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST)
+demo test lint sanity unit matrix molecule bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist setup clean:
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST) $(foreach name,MINUTES SEED DEVICES RECORD,$(if $($(name)),$(name)=$($(name))))
 
 else
 
@@ -72,6 +73,12 @@ bench-converge: setup ## seconds of a first converge and of one that changes not
 
 bench: setup ## cost of a tick and of a rotation beside curl, awscrt and a bare Python
 	@python tests/bench/run.py
+
+bench-gap: setup ## largest gap between uploads, per mode and load: make bench-gap MINUTES=10 (RECORD=1)
+	@python -m experiment.gap --minutes $(MINUTES) $(if $(RECORD),--record)
+
+soak: setup ## random faults while rows are written: make soak MINUTES=10 (SEED=7 DEVICES=4 RECORD=1)
+	@python -m experiment.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(DEVICES),--devices $(DEVICES)) $(if $(RECORD),--record)
 
 lab-up: setup ## boot the lab and set up its cloud; devices stay bare
 	@python -m lab up

@@ -1,0 +1,59 @@
+"""The soak's pure parts: what a seed draws, what counts as lost, what as refused outside of faults."""
+
+from itertools import islice
+from pathlib import Path
+
+import yaml
+
+from experiment import soak
+from experiment.soak import ALL, KINDS, Tally, Window, lost, outside, sequence
+
+DEVICES = ["edge01", "edge02"]
+
+
+def drawn(seed: int, count: int) -> list[soak.Fault]:
+    return list(islice(sequence(seed, DEVICES), count))
+
+
+def test_a_seed_draws_the_same_faults_and_another_seed_others() -> None:
+    assert drawn(7, 100) == drawn(7, 100) != drawn(8, 100)
+
+
+def test_every_kind_comes_once_in_each_round() -> None:
+    faults = drawn(7, 2 * len(KINDS))
+    for part in (faults[: len(KINDS)], faults[len(KINDS) :]):
+        assert sorted(fault.kind for fault in part) == sorted(KINDS)
+    assert [f.kind for f in faults[: len(KINDS)]] != [f.kind for f in faults[len(KINDS) :]]
+
+
+def test_a_fault_of_the_cloud_is_everybodys_and_any_other_one_devices() -> None:
+    for fault in drawn(7, 200):
+        assert fault.device == ALL if KINDS[fault.kind].shared else fault.device in DEVICES
+        assert ("{}" not in KINDS[fault.kind].inject) == KINDS[fault.kind].shared
+
+
+def test_lost_is_what_was_seen_or_is_there_and_is_not_in_the_replica() -> None:
+    here = ["1|a", "2|b", "3|c"]
+    assert not lost({2: "b"}, here, here)
+    assert lost({}, here, here[:2]) == {"3|c"}
+    # A tail that a power cut took, whose number was given again.
+    assert lost({3: "z"}, here, here) == {"3|z"}
+    # The writer deletes nothing, so a hole is a row that was.
+    assert lost({}, ["1|a", "3|c"], ["1|a", "3|c"]) == {"2|"}
+
+
+def test_outside_is_what_lies_in_no_fault() -> None:
+    windows = [Window("power cut", 10, 20), Window("S3 down", 30, 40)]
+    assert outside([5, 10, 15, 20, 25, 35, 41], windows) == [5, 25, 41]
+
+
+def test_the_longest_time_to_heal_is_kept_by_kind_and_who_never_healed_is_named(tmp_path: Path) -> None:
+    tally = Tally(7)
+    for kind, healed in (("power cut", 3.0), ("power cut", 2.0), ("S3 down", 9.04), ("S3 down", None)):
+        tally.count(kind, healed)
+    assert tally.faults == {"power cut": 2, "S3 down": 2}
+    assert tally.longest_heal_s == {"power cut": 3.0, "S3 down": 9.0}
+    assert tally.not_healed == ["S3 down"]
+    assert tally.worst() == "9.0 s (S3 down)"
+    soak.record(tally, tmp_path / "docs/soak.yml")
+    assert yaml.safe_load((tmp_path / "docs/soak.yml").read_text())["seed"] == 7
