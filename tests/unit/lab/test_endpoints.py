@@ -549,3 +549,36 @@ def test_a_server_behind_that_is_gone(settings: Settings, keys: Path, key: Key) 
         client = Client(port, keys, key)
         assert client("PUT", "/backups/edge01/a", b"x")[0] == 503
         client.connection.close()
+
+
+def fault(settings: Settings, name: str, requests: str = "all", **options: Any) -> None:
+    Ledger(settings.ledger).add_fault(name, {"requests": requests, **options}, "edge01", None)
+
+
+def test_s3_can_refuse_writes_alone_or_reads_alone(
+    settings: Settings, store: Store, client: Client, key: Key
+) -> None:
+    assert client("PUT", "/backups/edge01/a", b"x") == (200, b"")
+    for requests, put, get in (("writes", 503, 200), ("reads", 200, 503), ("all", 503, 503)):
+        fault(settings, "s3-error", requests, code="SlowDown")
+        status, body = client("PUT", "/backups/edge01/a", b"y")
+        assert (status, b"<Code>SlowDown</Code>" in body) == (put, put == 503)
+        assert client("GET", "/backups/edge01/a")[0] == get
+        Ledger(settings.ledger).clear_faults()
+    assert logged(settings, "gate", error="SlowDown", faults=["s3-error"], thing="edge01")
+    fault(settings, "s3-error", code="SlowDown")
+    other = Ledger(settings.ledger).issue("edge02", "alias", "02", 900)
+    client.credentials = Credentials(other.access_key, other.secret, other.token)
+    assert client("PUT", "/backups/edge02/a", b"x")[0] == 200, "it concerns one thing"
+
+
+def test_s3_can_be_late_and_hang_up(settings: Settings, client: Client) -> None:
+    fault(settings, "s3-delay", seconds=0.3)
+    begun = time.monotonic()
+    assert client("PUT", "/backups/edge01/a", b"x")[0] == 200
+    assert time.monotonic() - begun >= 0.3
+    fault(settings, "s3-reset")
+    with pytest.raises((ConnectionResetError, http.client.RemoteDisconnected)):
+        client("PUT", "/backups/edge01/a", b"x")
+    client.connection.close()
+    assert logged(settings, "gate", error="ConnectionResetError", thing="edge01")

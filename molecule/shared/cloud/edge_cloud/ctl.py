@@ -13,8 +13,14 @@ from typing import Any
 
 from edge_cloud import answers, settings
 from edge_cloud.ledger import Ledger
+from edge_cloud.s3errors import STATUS
 
 FIELDS = ("accessKeyId", "secretAccessKey", "sessionToken", "expiration")
+S3_FAULTS = {
+    "s3-error": "Let S3 refuse a device's requests with --code.",
+    "s3-delay": "Let S3 answer a device --seconds late.",
+    "s3-reset": "Let S3 reset a device's connection after the request's head.",
+}
 UNITS = ("edge-cloud-provider.service", "edge-cloud-gate.service", "edge-cloud-s3.service")
 
 
@@ -93,7 +99,7 @@ def _issued(arguments: argparse.Namespace, _config: settings.Settings, ledger: L
 
 
 def _fault(arguments: argparse.Namespace, _config: settings.Settings, ledger: Ledger) -> int:
-    given = ("seconds", "bytes", "field", "status", "message", "error_type", "header")
+    given = ("seconds", "bytes", "field", "status", "message", "error_type", "header", "code", "requests")
     options = {name: getattr(arguments, name) for name in given if name in arguments}
     thing = getattr(arguments, "thing", None)
     ledger.add_fault(arguments.name, options, thing, arguments.times)
@@ -221,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     issued.add_argument("thing")
     issued.add_argument("--json", action="store_true")
 
-    _add_faults(add("fault", _fault, "Let the provider misbehave until healed."), add)
+    _add_faults(add("fault", _fault, "Let the provider, or S3, misbehave until healed."), add)
     add("heal", _heal, "End all faults and set AWS's clock right.")
 
     log = add("log", _log, "Print a request log as JSON lines.")
@@ -246,20 +252,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_faults(parser: argparse.ArgumentParser, add: Any) -> None:
     faults = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    texts = {name: f"{row[0]} {row[2]}" for name, row in answers.ERRORS.items()} | {
-        "status": "Answer with any status.",
-        "truncated-body": "Announce the whole body, send half of it, hang up.",
-        "oversized-body": "Answer with a body of --bytes and more.",
-        "not-json": "Answer 200 with HTML.",
-        "missing-field": "Leave a field out.",
-        "control-character": "Put a line feed into a field.",
-        "expired": "Say that the credentials expire --seconds from now (negative: expired).",
-        "date-offset": "Move the Date header, but not the expiration, by --seconds.",
-        answers.RESET: "Reset the connection after the request.",
-        answers.DELAY: "Answer --seconds late.",
-        "untrusted-ca": "Show a server certificate of an unknown CA.",
-        "wrong-host": "Show a server certificate for another name.",
-    }
+    texts = (
+        {name: f"{row[0]} {row[2]}" for name, row in answers.ERRORS.items()}
+        | {
+            "status": "Answer with any status.",
+            "truncated-body": "Announce the whole body, send half of it, hang up.",
+            "oversized-body": "Answer with a body of --bytes and more.",
+            "not-json": "Answer 200 with HTML.",
+            "missing-field": "Leave a field out.",
+            "control-character": "Put a line feed into a field.",
+            "expired": "Say that the credentials expire --seconds from now (negative: expired).",
+            "date-offset": "Move the Date header, but not the expiration, by --seconds.",
+            answers.RESET: "Reset the connection after the request.",
+            answers.DELAY: "Answer --seconds late.",
+            "untrusted-ca": "Show a server certificate of an unknown CA.",
+            "wrong-host": "Show a server certificate for another name.",
+        }
+        | S3_FAULTS
+    )
     commands = {name: add(name, _fault, text, faults) for name, text in texts.items()}
     for name, command in commands.items():
         command.add_argument("--times", type=int, metavar="N", help="only for N requests")
@@ -273,8 +283,18 @@ def _add_faults(parser: argparse.ArgumentParser, add: Any) -> None:
     commands["oversized-body"].add_argument("--bytes", type=int, default=128 * 1024)
     for name in ("missing-field", "control-character"):
         commands[name].add_argument("--field", choices=FIELDS, default="sessionToken")
-    for name, default in {"expired": -60.0, "date-offset": None, answers.DELAY: None}.items():
+    for name, default in {
+        "expired": -60.0,
+        "date-offset": None,
+        answers.DELAY: None,
+        "s3-delay": None,
+    }.items():
         commands[name].add_argument("--seconds", type=float, default=default, required=default is None)
+    for name in S3_FAULTS:
+        commands[name].add_argument(
+            "--requests", choices=("all", "reads", "writes"), default="all", help="only these"
+        )
+    commands["s3-error"].add_argument("--code", choices=sorted(STATUS), default="ServiceUnavailable")
 
 
 if __name__ == "__main__":

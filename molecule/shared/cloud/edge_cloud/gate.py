@@ -6,8 +6,10 @@ made per request, over loopback, so that a stale one can never fail a device's r
 
 import asyncio
 import secrets
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
 from typing import IO
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
@@ -21,6 +23,9 @@ from edge_cloud.serving import FIELDS, listen, open_log, server_context
 _CHUNK = 64 * 1024
 _MAX_BATCH = 1024 * 1024
 _UPSTREAM_TIMEOUT = ClientTimeout(total=60)
+# What a request does, as faults tell them apart.
+READS = ("s3:GetObject", "s3:ListBucket")
+ERROR, DELAY, RESET = FAULTS = ("s3-error", "s3-delay", "s3-reset")
 _PASSED_ON = (
     "cache-control",
     "content-disposition",
@@ -81,6 +86,8 @@ class Gate:
         )
         operation = policy.read_operation(request.method, request.raw_path, headers)
         request[FIELDS].update(operation=operation.action, key=next(iter(operation.keys), operation.prefix))
+        if signed.key.thing:  # the auditor, who is no thing, sees no fault
+            await self._misbehave(request, signed.key.thing, operation.action)
         if not operation.batch_delete:
             policy.authorise(signed.key, operation, operation.keys, self.config.bucket)
         given = {name.lower(): value for name, value in headers}
@@ -93,6 +100,22 @@ class Gate:
             if operation.batch_delete:
                 self._authorise_batch(signed, operation, given, content)
             return await self._forward(request, operation, signed, given, content)
+
+    async def _misbehave(self, request: web.BaseRequest, thing: str, action: str) -> None:
+        """Let the faults happen that concern this thing's request."""
+        kinds = ("all", "reads" if action in READS else "writes")
+        for fault in self.ledger.take_faults(FAULTS, thing, lambda options: options["requests"] in kinds):
+            request[FIELDS].setdefault("faults", []).append(fault.name)
+            if fault.name == DELAY:
+                await asyncio.sleep(fault.options["seconds"])
+            elif fault.name == ERROR:
+                raise S3Error(fault.options["code"], "Injected by the lab")
+            elif request.transport:
+                # With this, closing sends RST instead of an orderly end, as a crashed peer does.
+                linger_at_once = struct.pack("ii", 1, 0)
+                request.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger_at_once)
+                request.transport.abort()
+                raise ConnectionResetError
 
     def _authorise_batch(
         self, signed: signature.Signed, operation: policy.Operation, given: dict[str, str], content: IO[bytes]

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import string
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -198,11 +198,20 @@ class Ledger:
         rows = self._db.execute("SELECT id, spec, thing, remaining FROM fault ORDER BY id")
         return [_fault(*row) for row in rows]
 
-    def take_faults(self, names: Iterable[str], thing: str | None) -> list[Fault]:
-        """Return the active faults of these names that concern a thing, and count them down."""
+    def take_faults(
+        self,
+        names: Iterable[str],
+        thing: str | None,
+        fits: Callable[[dict[str, Any]], bool] = lambda _options: True,
+    ) -> list[Fault]:
+        """Return the active faults of these names that concern a thing and fit, and count them down."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            hits = [f for f in self.faults() if f.name in set(names) and f.thing in {None, thing}]
+            hits = [
+                f
+                for f in self.faults()
+                if f.name in set(names) and f.thing in {None, thing} and fits(f.options)
+            ]
             for fault in hits:
                 self._db.execute("UPDATE fault SET remaining = remaining - 1 WHERE id = ?", (fault.number,))
             self._db.execute("DELETE FROM fault WHERE remaining <= 0")

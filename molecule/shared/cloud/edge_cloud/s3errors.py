@@ -2,7 +2,7 @@
 
 from xml.sax.saxutils import escape
 
-_STATUS = {
+STATUS = {
     "AccessDenied": 403,
     "AuthorizationHeaderMalformed": 400,
     "BadDigest": 400,
@@ -10,6 +10,7 @@ _STATUS = {
     "ExpiredToken": 400,
     "InvalidAccessKeyId": 403,
     "IncompleteBody": 400,
+    "InternalError": 500,
     "InvalidArgument": 400,
     "InvalidRequest": 400,
     "InvalidToken": 400,
@@ -19,6 +20,7 @@ _STATUS = {
     "NotImplemented": 501,
     "RequestTimeTooSkewed": 403,
     "ServiceUnavailable": 503,
+    "SlowDown": 503,
     "SignatureDoesNotMatch": 403,
     "XAmzContentSHA256Mismatch": 400,
 }
@@ -30,7 +32,7 @@ class S3Error(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.status = _STATUS[code]
+        self.status = STATUS[code]
 
     def body(self, resource: str, request_id: str) -> bytes:
         """Return the XML document S3 answers with."""
