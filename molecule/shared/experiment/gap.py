@@ -184,7 +184,15 @@ class Bench(Stage):
         """Wait until all that was written so far, the large database before all, is in S3."""
         for load in LOADS:
             command = "sudo litestream sync -wait -timeout 300 -socket /run/litestream/litestream.sock"
-            observe.run(name, f"{command} {FOLDER}/{load}.db", timeout_s=330)
+            deadline = time.monotonic() + 600
+            while True:
+                try:
+                    observe.run(name, f"{command} {FOLDER}/{load}.db", timeout_s=330)
+                    break
+                except observe.CommandError:  # restarted meanwhile
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(1)
 
     def rows(self, name: str, load: str) -> int:
         """Rows of a database now."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +22,8 @@ from typing import NamedTuple
 
 import yaml
 
-from experiment import observe
+from experiment import faults, observe
+from experiment.faults import Device, Fault
 from experiment.stage import BUILD, ROOT, Stage, hosts_file, kinds_of_devices, machines
 
 RECORD = ROOT / "docs/reliability/soak.yml"
@@ -37,58 +40,31 @@ HEALS_WITHIN_S = 240
 HOLD_S = (1, 40)  # four life times
 REST_S = (3, 12)
 ALL = "all devices"
+OWN = Path(__file__).with_suffix(".yml")
 
 
-class Kind(NamedTuple):
-    """How a fault is injected and lifted: a command of the lab, of cloudctl, or on a machine.
-
-    `{}` is the device. After a permanent error an operator forces a rotation, as the error's text says.
-    """
-
-    inject: str
-    lift: str = ""
-    shared: bool = False
-    permanent: bool = False
+def kinds() -> dict[str, Fault]:
+    """Return what may happen: rows of the table that lose nothing and need no playbook, and our own."""
+    rows = [*faults.load(), *faults.load(OWN)]
+    plain = [
+        row for row in rows if row.lost == "0" and not any("play" in command for command in commands(row))
+    ]
+    return {row.name: row for row in plain}
 
 
-KINDS = {
-    "network cut": Kind("lab cut {}", "lab heal {}"),
-    "power cut": Kind("lab power-cut {}", "lab boot {}"),
-    "provider answers 503": Kind("cloud fault status --status 503 --thing {}", "cloud heal"),
-    "provider hangs": Kind("cloud fault delay --seconds 600 --thing {}", "cloud heal"),
-    "provider resets": Kind("cloud fault reset --thing {}", "cloud heal"),
-    "provider's answer breaks off": Kind("cloud fault truncated-body --thing {}", "cloud heal"),
-    "provider answers HTML": Kind("cloud fault not-json --thing {}", "cloud heal", permanent=True),
-    "policy denies": Kind("cloud fault policy-denied --thing {}", "cloud heal", permanent=True),
-    "certificate revoked": Kind("cloud revoke {}", "cloud unrevoke {}", permanent=True),
-    "provider of another CA": Kind("cloud fault untrusted-ca", "cloud heal", shared=True, permanent=True),
-    "provider down": Kind(
-        "cloud01 systemctl stop edge-cloud-provider",
-        "cloud01 systemctl start edge-cloud-provider",
-        shared=True,
-    ),
-    "S3 down": Kind(
-        "cloud01 systemctl stop edge-cloud-gate", "cloud01 systemctl start edge-cloud-gate", shared=True
-    ),
-    "S3 answers 503": Kind(
-        "cloud01 systemctl stop edge-cloud-s3", "cloud01 systemctl start edge-cloud-s3", shared=True
-    ),
-    "credentials lapse early": Kind("cloud expire {}"),
-    "credentials deleted": Kind("{} find /run/edge-rotator -name '*.json' -delete"),
-    "rotation forced": Kind("{} systemctl start edge-rotator-force.service"),
-    "rotator killed": Kind(
-        "{} " + "sh -c 'for i in $(seq 40); do pkill -KILL -u edge-rotator && break; sleep .2; done'"
-    ),
-    "Litestream killed": Kind("{} systemctl kill --signal=KILL litestream.service"),
-    "Litestream stopped by a signal": Kind(
-        "{} systemctl kill --signal=STOP litestream.service",
-        "{} systemctl kill --signal=CONT litestream.service",
-    ),
-    "application killed": Kind("{} systemctl kill --signal=KILL sample-app.service"),
-}
+def commands(row: Fault) -> list[faults.Command]:
+    """All that a row does."""
+    return row.inject + row.heal + row.mend
 
 
-class Fault(NamedTuple):
+def shared(row: Fault) -> bool:
+    """Whether a fault is everybody's: it is made at the cloud and names no device."""
+    return any(
+        "device" not in command and "{device}" not in "".join(command.values()) for command in row.inject
+    )
+
+
+class Drawn(NamedTuple):
     """One fault of the sequence."""
 
     kind: str
@@ -97,13 +73,18 @@ class Fault(NamedTuple):
     rest_s: float
 
 
-def sequence(seed: int, devices: list[str]) -> Iterator[Fault]:
-    """Draw faults for ever: every kind once in each round, in an order, places and lengths of chance."""
+def sequence(seed: int, devices: dict[str, str], rows: dict[str, Fault]) -> Iterator[Drawn]:
+    """Draw faults for ever: every kind once in each round, in an order, places and lengths of chance.
+
+    `devices` are modes by name; a kind that one mode alone knows happens to one of that mode.
+    """
     chance = random.Random(seed)  # noqa: S311 - it has to be repeatable
     while True:
-        for kind in chance.sample(sorted(KINDS), len(KINDS)):
-            device, hold_s, rest_s = chance.choice(devices), chance.uniform(*HOLD_S), chance.uniform(*REST_S)
-            yield Fault(kind, ALL if KINDS[kind].shared else device, round(hold_s, 1), round(rest_s, 1))
+        for kind in chance.sample(sorted(rows), len(rows)):
+            row = rows[kind]
+            where = chance.choice([name for name, mode in devices.items() if mode in row.modes])
+            hold_s, rest_s = chance.uniform(*HOLD_S), chance.uniform(*REST_S)
+            yield Drawn(kind, ALL if shared(row) else where, round(hold_s, 1), round(rest_s, 1))
 
 
 @dataclass
@@ -122,6 +103,7 @@ class Tally:
     seed: int
     minutes: float = 0.0
     date: str = ""
+    version: str = ""
     devices: dict[str, str] = field(default_factory=dict)
     lifetime_s: int = LIFETIME_S
     rotations: int = 0
@@ -170,20 +152,25 @@ class Soak(Stage):
     def __init__(self, seed: int, minutes: float, target: Path, hosts: Path) -> None:
         super().__init__("soak", target, hosts)
         self.length_s = minutes * 60
-        self.tally = Tally(seed, date=datetime.now(UTC).strftime("%Y-%m-%d"))
+        version = subprocess.run(
+            ["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        date = datetime.now(UTC).strftime("%Y-%m-%d")
+        self.tally = Tally(seed, date=date, version=version.stdout.strip())
+        self.modes: dict[str, str] = {}
         self.windows: dict[str, list[Window]] = {name: [] for name in self.devices}
         self.seen: dict[str, dict[int, str]] = {name: {} for name in self.devices}
 
-    def do(self, command: str, device: str) -> None:
-        """Run one command of the table."""
-        where, _, words = command.replace("{}", device).partition(" ")
-        if where == "lab":
-            self.lab(*words.split())
-        elif where == "cloud":
-            observe.run(observe.CLOUD, f"sudo cloudctl {words}")
-        else:
-            # What is killed or fails at once ends badly; what matters is seen afterwards.
-            observe.run(where, f"sudo {words}", check=False)
+    def do(self, todo: list[faults.Command], targets: list[Device]) -> None:
+        """Run commands of a row: those that name a device for each, others once."""
+        for command in todo:
+            once = "device" not in command and "{device}" not in "".join(command.values())
+            for device in targets[:1] if once else targets:
+                try:
+                    faults.run(command, device)
+                except observe.CommandError as error:
+                    # What is broken may well end badly; whether it heals is seen afterwards.
+                    self.say(f"  {error}")
 
     def rotations(self, name: str) -> int:
         """How often a device rotated in its life; its state survives a power cut, its journal may not."""
@@ -215,31 +202,32 @@ class Soak(Stage):
             time.sleep(2)
         return None
 
-    def suffer(self, number: int, fault: Fault) -> None:
+    def suffer(self, number: int, drawn: Drawn, row: Fault) -> None:
         """Inject one fault, lift it, wait until it has healed, and tell."""
-        kind = KINDS[fault.kind]
-        names = list(self.devices) if fault.device == ALL else [fault.device]
+        names = (
+            [drawn.device] if drawn.device != ALL else [n for n, m in self.modes.items() if m in row.modes]
+        )
+        targets = [Device(name, self.modes[name]) for name in names]
         for name in names:
             self.glance(name)
         begun = observe.now(observe.CLOUD)
-        self.do(kind.inject, fault.device)
-        if kind.lift:
-            time.sleep(fault.hold_s)
-            self.do(kind.lift, fault.device)
+        self.do(row.inject, targets)
+        if row.heal or row.mend:
+            time.sleep(drawn.hold_s)
+            self.do(row.heal + row.mend, targets)
         lifted = observe.now(observe.CLOUD)
-        for name in names if kind.permanent else []:
-            self.do("{} systemctl start edge-rotator-force.service", name)
         with ThreadPoolExecutor(max_workers=len(names)) as pool:
             times = dict(zip(names, pool.map(lambda name: self.healed(name, lifted), names), strict=True))
         ended = observe.now(observe.CLOUD)
         for name in names:
-            self.windows[name].append(Window(fault.kind, begun, ended))
-            self.tally.count(fault.kind, times[name])
-        held = f"held {lifted - begun:.1f} s"
+            self.windows[name].append(Window(row.name, begun, ended))
+            self.tally.count(row.name, times[name])
         healing = ", ".join(
             f"{name} " + (f"{s:.1f} s" if s is not None else "NOT HEALED") for name, s in times.items()
         )
-        self.say(f"fault {number}: {fault.kind}, {fault.device}, {held}; healed: {healing}")
+        self.say(
+            f"fault {number}: {row.name}, {drawn.device}, {lifted - begun:.1f} s long; healed: {healing}"
+        )
 
     def judge(self, name: str, since: float) -> None:
         """Stop a device's writer, restore its replica, compare row by row."""
@@ -266,15 +254,18 @@ class Soak(Stage):
         """Do it all; return the exit status."""
         self.say(f"seed {self.tally.seed}, {self.length_s / 60:g} minutes, credentials live {LIFETIME_S} s")
         self.set_up({"edge-litestream": LIFETIME_S}, VARIABLES)
-        for name, machine in self.devices.items():
-            self.tally.devices[name] = f"{observe.mode(name)}, {machine.suite}"
+        self.modes = {name: observe.mode(name) for name in self.devices}
+        self.tally.devices = {
+            name: f"{mode}, {self.devices[name].suite}" for name, mode in self.modes.items()
+        }
         since, begun = observe.now(observe.CLOUD), time.monotonic()
         before = sum(map(self.rotations, self.devices))
-        for number, fault in enumerate(sequence(self.tally.seed, list(self.devices)), 1):
-            time.sleep(fault.rest_s)
+        rows = kinds()
+        for number, drawn in enumerate(sequence(self.tally.seed, self.modes, rows), 1):
+            time.sleep(drawn.rest_s)
             if time.monotonic() - begun > self.length_s:
                 break
-            self.suffer(number, fault)
+            self.suffer(number, drawn, rows[drawn.kind])
             self.tally.minutes = round((time.monotonic() - begun) / 60, 1)
             if number % 10 == 0:
                 self.say(f"rotations so far: {sum(map(self.rotations, self.devices)) - before}")
@@ -324,6 +315,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     with tempfile.TemporaryDirectory() as folder:
         hosts = hosts_file(Path(folder), kinds_of_devices(arguments.devices))
+        os.environ["EDGE_LAB_INVENTORY"] = str(hosts)  # for the lab's commands of the table
         soak = Soak(seed, arguments.minutes, BUILD / "soak", hosts)
         with machines(soak, arguments.keep):
             code = soak.run()
