@@ -15,17 +15,21 @@ export PATH := $(VENV)/bin:$(PATH)
 # Machines need root; whoever is not root runs the same target again by sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
-MINUTES ?= 10
+export FAULTS ?=
+export MINUTES ?= 10
+export SEED ?=
+export DEVICES ?= 2
+export RECORD ?=
 
-.PHONY: help demo test lint sanity unit matrix molecule bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST $(MAKE) --no-print-directory $@ HOST=$(HOST) $(foreach name,MINUTES SEED DEVICES RECORD,$(if $($(name)),$(name)=$($(name))))
+demo test lint sanity unit matrix molecule faults bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist setup clean:
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,RECORD $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
 
@@ -68,6 +72,9 @@ matrix: setup ## the same on Debian 13 with Python 3.13, and newer releases of a
 molecule: setup ## boot machines and verify the whole appliance
 	@molecule/shared/scenarios.sh
 
+faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name walks some of it
+	@python -m experiment.faults --boot
+
 bench-converge: setup ## seconds of a first converge and of one that changes nothing, for 1 and 8 devices
 	@python tests/bench/converge.py
 
@@ -78,7 +85,7 @@ bench-gap: setup ## largest gap between uploads, per mode and load: make bench-g
 	@python -m experiment.gap --minutes $(MINUTES) $(if $(RECORD),--record)
 
 soak: setup ## random faults while rows are written: make soak MINUTES=10 (SEED=7 DEVICES=4 RECORD=1)
-	@python -m experiment.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(DEVICES),--devices $(DEVICES)) $(if $(RECORD),--record)
+	@python -m experiment.soak --minutes $(MINUTES) --devices $(DEVICES) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
 
 lab-up: setup ## boot the lab and set up its cloud; devices stay bare
 	@python -m lab up

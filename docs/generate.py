@@ -2,7 +2,7 @@
 """Write the pages of docs/ that are made from the source; with --check, fail where one has drifted.
 
 variables.md from the roles' argument specs, errors.md from edge_rotator/errors.py, cli.md from the
-help texts in edge_rotator/cli.py.
+help texts in edge_rotator/cli.py, reliability.md from the table of faults and from what `make faults` saw.
 """
 
 from __future__ import annotations
@@ -125,7 +125,67 @@ def cli() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"variables.md": variables, "errors.md": error_table, "cli.md": cli}
+def seconds(row: dict[str, Any], key: str) -> str:
+    """Show how long it took on each device: environment mode, process mode."""
+    shown = [f"{row[mode][key]} s" if row[mode][key] is not None else "never" for mode in sorted(row)]
+    return ", ".join(shown)
+
+
+def fault_row(fault: dict[str, Any], seen: dict[str, Any]) -> str:
+    """Show one fault: what the table asks for, and what was seen."""
+    status, alert = fault.get("status"), fault.get("alert")
+    says = told = "-"
+    if status:
+        says = f"{status['level']}: {status['says']}"
+        told = f"{status['within_s']} s"
+    well = f"{fault['ok_within_s']} s"
+    if fault["name"] in seen:
+        row = seen[fault["name"]]
+        told += f" ({seconds(row, 'told_s')})" if status else ""
+        well += f" ({seconds(row, 'well_s')})"
+    else:
+        well += " (not run)"
+    doctor = ", ".join(f"`{line}: {kind}`" for line, kind in (fault.get("doctor") or {}).items()) or "-"
+    heals = "somebody" if fault.get("mend") else "by itself"
+    fires = f"`{alert['name']}` within {alert['within_min']} min" if alert else "-"
+    cells = [fault["what"], says, told, doctor, heals, well, fires, str(fault.get("lost", 0))]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def reliability() -> str:
+    """Put the page of the faults together."""
+    table = yaml.safe_load((ROOT / "molecule/faults/table.yml").read_text())
+    run = yaml.safe_load((ROOT / "docs/reliability.yml").read_text())
+    lines = [
+        "# Reliability",
+        "",
+        "Made by `make docs` from `molecule/faults/table.yml` and from what `make faults` saw on booted",
+        f"machines: version {run['version']}, {run['date']}, Debian 12 in environment mode and Debian 13 in",
+        "process mode, credentials that live one minute. A test fails where it drifts.",
+        "",
+        "*Told within*: so soon `edge-rotator status` says so, counted from the next attempt where the fault",
+        "concerns the provider or the token; in brackets what was measured, in environment and in process mode.",
+        "*Well within*: so long after the end of the fault status is `ok` again; *heals* tells whether somebody",
+        "has to do something besides. After each group of faults every row of the databases was compared with",
+        "what a restore from S3 gives; *lost* is what was missing.",
+        "What to do is in [troubleshooting.md](troubleshooting.md), by the words that status says.",
+        "",
+    ]
+    for group, faults in table.items():
+        lines += [f"## {group.capitalize()}", ""]
+        lines += ["| fault | status | told within | doctor | heals | well within | alert | lost |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
+        lines += [fault_row(fault, run["faults"]) for fault in faults]
+        lines += [""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES = {
+    "variables.md": variables,
+    "errors.md": error_table,
+    "cli.md": cli,
+    "reliability.md": reliability,
+}
 
 
 def main() -> int:

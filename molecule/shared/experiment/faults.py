@@ -10,10 +10,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ RESULTS = ROOT / "docs/reliability.yml"
 LEVELS = ("ok", "warning", "critical", "unknown")
 LAB = [sys.executable, "-m", "lab"]
 STATUS = "sudo edge-rotator status --json"
-# The device's own configuration, but with a file for metrics; it is made anew each time, for a fault may be in it.
-METRICS = (
-    "install -d -o edge-rotator /run/edge-faults && "
-    "sed 's,^metrics_file.*,,; s,^\\[service\\],[service]\\nmetrics_file = \"/run/edge-faults/metrics.prom\",' "
-    "/etc/edge-rotator/config.toml >/run/edge-faults/config.toml && "
-    "edge-rotator --config /run/edge-faults/config.toml metrics; cat /run/edge-faults/metrics.prom"
-)
+# The device's own configuration, but with a file for metrics; made anew each time, for a fault may be in it.
+METRICS = r"""
+install -d -o edge-rotator /run/edge-faults &&
+sed 's,^metrics_file.*,metrics_file = "/run/edge-faults/metrics.prom",' \
+    /etc/edge-rotator/config.toml >/run/edge-faults/config.toml &&
+edge-rotator --config /run/edge-faults/config.toml metrics
+cat /run/edge-faults/metrics.prom
+"""
 BETWEEN_SAMPLES_S = 5.0  # what moves meanwhile moves on in the alerts' tests, what stands still does not
 COMMAND_AT_MOST_S = 400.0
 
@@ -62,7 +64,7 @@ class Fault:
     inject: list[Command]
     ok_within_s: float
     group: str
-    modes: tuple[str, ...] = ("environment", "process")
+    modes: Sequence[str] = ("environment", "process")
     heal: list[Command] = field(default_factory=list)
     mend: list[Command] = field(default_factory=list)
     status: Told | None = None
@@ -79,8 +81,7 @@ def load(path: Path = TABLE) -> list[Fault]:
     for group, rows in yaml.safe_load(path.read_text()).items():
         for row in rows:
             status = row.pop("status", None)
-            modes = {"modes": tuple(row.pop("modes"))} if "modes" in row else {}
-            faults.append(Fault(group=group, status=Told(**status) if status else None, **modes, **row))
+            faults.append(Fault(group=group, status=Told(**status) if status else None, **row))
     return faults
 
 
@@ -126,7 +127,7 @@ class Device:
         return dict(re.findall(r"^failed +(\S+) +(\w+): ", text, re.MULTILINE))
 
     def metrics(self) -> dict[str, Any]:
-        """Samples as the textfile has them now, by series, and when they were taken."""
+        """Return the samples of a textfile of now, by series, and when they were taken."""
         text = observe.run(self.name, f"sudo sh -c {shlex.quote(METRICS)}", check=False)
         pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         samples = {series: float(value) for series, _, value in pairs}
@@ -196,7 +197,7 @@ class Drill:
         for command in commands:
             (text,) = command.values()
             shared = "device" not in command and "play" not in command and "{device}" not in text
-            self.each(lambda device, c=command: run(c, device), targets[:1] if shared else targets)
+            self.each(partial(run, command), targets[:1] if shared else targets)
 
     def one(self, fault: Fault) -> list[Outcome]:
         """Let one fault happen, and see what the devices say during it and after."""
@@ -204,13 +205,15 @@ class Drill:
         outcomes = {device.name: Outcome(fault.name, device.mode) for device in targets}
         if not targets:
             return []
-        before = targets[0].metrics() if fault.alert else {}
+        # One device's metrics tell enough: the alerts do not know of modes.
+        record = {"before": targets[0].metrics()} if fault.alert else {}
         try:
             self.everywhere(fault.inject, targets)
             self.each(lambda device: self.observe(fault, device, outcomes[device.name]), targets)
             if fault.alert:
+                record["during"] = targets[0].metrics()
                 time.sleep(BETWEEN_SAMPLES_S)
-                self.recorded[fault.name] = {"before": before, "during": self.during, "after": targets[0].metrics()}
+                self.recorded[fault.name] = record | {"after": targets[0].metrics()}
         finally:
             self.everywhere(fault.heal + fault.mend, targets)
         self.each(lambda device: self.recover(fault, device, outcomes[device.name]), targets)
@@ -237,8 +240,6 @@ class Drill:
                     f"status said {report['level']} {report['problems']}, not {told.level} {told.says!r} "
                     f"within {told.within_s:.0f} s"
                 )
-        if fault.alert and device is next(d for d in self.targets if d.mode in fault.modes):
-            self.during = device.metrics()
         if fault.doctor is not None:
             outcome.doctor = device.doctor(fault.login)
             missing = {line: kind for line, kind in fault.doctor.items() if outcome.doctor.get(line) != kind}
@@ -250,10 +251,12 @@ class Drill:
         outcome.ok_s = until(lambda: device.status()["level"] == "ok", fault.ok_within_s)
         if outcome.ok_s is None:
             report = device.status()
-            outcome.wrong.append(f"still {report['level']} {report['problems']} after {fault.ok_within_s:.0f} s")
+            outcome.wrong.append(
+                f"still {report['level']} {report['problems']} after {fault.ok_within_s:.0f} s"
+            )
 
-    def compare(self, group: str) -> None:
-        """Restore every replica and compare it with its database, row by row."""
+    def compare(self, group: str) -> list[str]:
+        """Restore every replica and compare it with its database, row by row; return what was lost."""
 
         def lossless(device: Device) -> str:
             try:
@@ -269,9 +272,7 @@ class Drill:
 
         lost = [text for text in self.each(lossless, self.targets) if text]
         self.say(f"{group}: rows compared, {'none lost' if not lost else 'ROWS LOST: ' + '; '.join(lost)}")
-        for outcome in self.outcomes:
-            if lost and outcome.fault in {f.name for f in load() if f.group == group}:
-                outcome.wrong += lost
+        return lost
 
     def walk(self, faults: list[Fault]) -> bool:
         """Walk over rows of the table; whether all is as it says."""
@@ -283,11 +284,12 @@ class Drill:
                 self.outcomes.append(failed)
                 self.say(failed.line())
             if number + 1 == len(faults) or faults[number + 1].group != fault.group:
-                self.compare(fault.group)
+                lost = self.compare(fault.group)
+                self.outcomes += [Outcome(f"rows after {fault.group}", "both", wrong=[text]) for text in lost]
         return not any(outcome.wrong for outcome in self.outcomes)
 
     def results(self, faults: list[Fault]) -> dict[str, Any]:
-        """What docs/reliability.yml keeps of this walk."""
+        """Return what docs/reliability.yml keeps of this walk."""
         rows: dict[str, Any] = {}
         for outcome in self.outcomes:
             told = None if outcome.told_s is None else round(outcome.told_s)
@@ -308,7 +310,9 @@ def choose(names: str, short: bool) -> list[Fault]:
     faults = load()
     wanted = {name for name in re.split(r"[\s,]+", names) if name}
     if unknown := wanted - {fault.name for fault in faults} - {fault.group for fault in faults}:
-        raise SystemExit(f"faults: {TABLE.name} has no {', '.join(sorted(unknown))}; --list shows what it has")
+        raise SystemExit(
+            f"faults: {TABLE.name} has no {', '.join(sorted(unknown))}; --list shows what it has"
+        )
     return [
         fault
         for fault in faults
