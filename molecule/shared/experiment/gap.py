@@ -16,8 +16,11 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from experiment.stage import BUILD, ROOT, Stage, hosts_file, machines
 
 RECORD = ROOT / "docs/reliability/gap.yml"
 FOLDER = "/var/lib/sample-app"
+SOCKET = "/run/litestream/litestream.sock"
 WRITER = "/usr/local/lib/sample-app/writer.py"
 # Name of the database: what is written, and seconds between two rows.
 LOADS = {
@@ -37,6 +41,8 @@ LOADS = {
     "busy": ("100 rows a second", 0.01),
     "large": ("200 MB, 1 row a second", 1.0),
 }
+# One Litestream stops and starts for all its databases, so a large one would hold the others up.
+PHASES = (("sample", "busy"), ("large",))
 LARGE_MB = 200
 TICK = 1
 LIFETIMES = {"short": 8, "medium": 20, "long": 43200}
@@ -67,6 +73,7 @@ FILL = """
 import os, sqlite3, sys
 os.umask(0o007)
 path, megabytes = sys.argv[1:]
+os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o660))
 c = sqlite3.connect(path, isolation_level=None)
 c.execute("PRAGMA journal_mode = WAL")
 c.execute("CREATE TABLE Filler (content BLOB)")
@@ -74,7 +81,6 @@ for _ in range(int(megabytes)):
     c.execute("BEGIN")
     c.executemany("INSERT INTO Filler VALUES (randomblob(1000000))", [()])
     c.execute("COMMIT")
-os.chmod(path, 0o660)
 """
 
 
@@ -162,16 +168,14 @@ class Bench(Stage):
         self.minutes = minutes
         self.variants = dict(zip(self.devices, VARIANTS, strict=True))
 
-    def prepare(self, name: str) -> None:
-        """Make the large database, and start the writers and, on one device, the restarts."""
-        observe.run(name, "sudo systemctl stop litestream.service")
-        fill = ["python3", "-Ic", FILL, f"{FOLDER}/large.db", str(LARGE_MB)]
-        observe.run(name, ["sudo", "-u", "sample-app", "-g", "edge-data", *fill])
-        observe.run(name, "sudo systemctl start litestream.service")
-        for load, (_, interval) in LOADS.items():
-            if load != "sample":  # the sample application itself writes that one
-                command = ["python3", "-I", WRITER, f"{FOLDER}/{load}.db", str(interval)]
-                self.unit(name, f"bench-{load}", *command, user=True)
+    def prepare(self, load: str, name: str) -> None:
+        """Make the large database, and start a writer; the sample application itself is one."""
+        if load == "large":
+            fill = ["python3", "-Ic", FILL, f"{FOLDER}/large.db", str(LARGE_MB)]
+            observe.run(name, ["sudo", "-u", "sample-app", "-g", "edge-data", *fill])
+        if load != "sample":
+            command = ["python3", "-I", WRITER, f"{FOLDER}/{load}.db", str(LOADS[load][1])]
+            self.unit(name, f"bench-{load}", *command, user=True)
 
     def unit(self, name: str, unit: str, *command: str, user: bool = False) -> None:
         """Run a command on a device for as long as the bench lasts."""
@@ -180,19 +184,38 @@ class Bench(Stage):
             words += ["-pUser=sample-app", "-pGroup=edge-data", "-pUMask=0007"]
         observe.run(name, [*words, *command])
 
-    def synced(self, name: str) -> None:
+    def synced(self, load: str, name: str) -> None:
         """Wait until all that was written so far, the large database before all, is in S3."""
-        for load in LOADS:
-            command = "sudo litestream sync -wait -timeout 300 -socket /run/litestream/litestream.sock"
-            deadline = time.monotonic() + 600
-            while True:
-                try:
-                    observe.run(name, f"{command} {FOLDER}/{load}.db", timeout_s=330)
-                    break
-                except observe.CommandError:  # restarted meanwhile
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(1)
+        command = f"sudo litestream sync -wait -timeout 300 -socket {SOCKET} {FOLDER}/{load}.db"
+        deadline = time.monotonic() + 600
+        while True:
+            try:
+                observe.run(name, command, timeout_s=330)
+                return
+            except observe.CommandError:  # restarted meanwhile
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def compacted(self, name: str) -> None:
+        """Wait until the large database has reached level 2.
+
+        A restart breaks a compaction off, and the next start begins anew: at restarts every ten seconds the
+        first one, of 200 MB, would never end.
+        """
+        deadline = time.monotonic() + 900
+        while True:
+            found = observe.s3_requests(name, 0)
+            # What ends an upload in parts.
+            ends = [r for r in found if r.method == "POST" and "uploadId" in r.query and r.status == 200]
+            done = {level for level in ("1", "2") if any(f"large.db/000{level}/" in r.key for r in ends)}
+            if "2" in done:
+                return
+            if time.monotonic() > deadline:
+                raise SystemExit(f"bench-gap: {name}: large.db was not compacted within 15 min")
+            if "1" in done:  # level 2 is made at a start, or at the full hour
+                observe.run(name, "sudo systemctl restart litestream.service")
+            time.sleep(20)
 
     def rows(self, name: str, load: str) -> int:
         """Rows of a database now."""
@@ -202,69 +225,101 @@ class Bench(Stage):
 
     def run(self) -> list[Cell]:
         """Do it all."""
-        replica = {
-            "type": "s3",
-            "bucket": "{{ lab_bucket }}",
-            "region": "{{ lab_region }}",
-            "endpoint": "{{ lab_s3_endpoint }}",
-            "force-path-style": True,
-            "sync-interval": "1s",
-        }
-        databases = [
-            {
-                "path": f"{FOLDER}/{load}.db",
-                "replica": {**replica, "path": f"{{{{ edge_rotator_thing_name }}}}/{load}.db"},
-            }
-            for load in LOADS
-        ]
-        self.set_up(
-            LIFETIMES,
-            {
+        cells: list[Cell] = []
+        for loads in PHASES:
+            variables = {
                 "edge_rotator_tick": TICK,
                 "edge_rotator_safety_margin": 1,
                 "sample_app_interval": LOADS["sample"][1],
-                "litestream_config": {"dbs": databases},
-            },
+                "litestream_config": {"dbs": [database(load) for load in loads]},
+            }
+            # Nothing rotates until all is ready.
+            quiet = dict.fromkeys(LIFETIMES, LIFETIMES["long"])
+            if cells:
+                self.let_live(quiet)
+                self.rotate()
+                self.converge(variables)
+            else:
+                self.set_up(quiet, variables)
+            self.say(f"writing {' and '.join(LOADS[load][0] for load in loads)}")
+            for load in loads:
+                self.each(partial(self.prepare, load))
+                self.each(partial(self.synced, load))
+            if "large" in loads:
+                self.say("waiting until the large database is compacted everywhere")
+                self.each(self.compacted)
+            cells += self.measure(loads)
+            for load, name in itertools.product(loads, self.devices):
+                observe.run(name, f"sudo systemctl stop bench-{load}", check=False)
+        return cells
+
+    def each(self, work: Callable[[str], Any]) -> None:
+        """Do something on all devices at once."""
+        with ThreadPoolExecutor(max_workers=len(self.devices)) as pool:
+            list(pool.map(work, self.devices))
+
+    def rotate(self) -> None:
+        """Fetch credentials now; in process mode Litestream would keep the old ones as long as they live."""
+        self.each(lambda name: observe.run(name, "sudo systemctl start edge-rotator-force.service"))
+        self.each(lambda name: observe.run(name, "sudo systemctl restart litestream.service"))
+
+    def measure(self, loads: tuple[str, ...]) -> list[Cell]:
+        """Let rotations and restarts begin, and look at what S3 sees."""
+        self.let_live(LIFETIMES)
+        self.rotate()
+        (restarted,) = (name for name, variant in self.variants.items() if variant == "restarted")
+        # What environment mode does at these lives: its delay and, in the middle, half a tick more.
+        due = (
+            schedule.due_after(LIFETIMES["medium"], "environment", LIFETIMES["medium"] / 2, restarted) + TICK
         )
-        self.say(f"making a database of {LARGE_MB} MB on each device")
-        for name in self.devices:
-            self.prepare(name)
-        for name in self.devices:
-            self.synced(name)
-        for name, variant in self.variants.items():
-            if variant == "restarted":
-                # What environment mode does at these lives: its delay and, in the middle, half a tick more.
-                due = schedule.due_after(LIFETIMES["medium"], "environment", 10, name) + TICK
-                loop = f"while sleep {due:.1f}; do systemctl restart litestream.service; done"
-                self.unit(name, "bench-restart", "sh", "-c", loop)
+        loop = f"while sleep {due:.1f}; do systemctl restart litestream.service; done"
+        self.unit(restarted, "bench-restart", "sh", "-c", loop)
+        time.sleep(LIFETIMES["medium"])
         self.say(f"measuring for {self.minutes:g} minutes")
         since = observe.now(observe.CLOUD)
-        before = {(name, load): self.rows(name, load) for name in self.devices for load in LOADS}
+        before = {(name, load): self.rows(name, load) for name in self.devices for load in loads}
         time.sleep(self.minutes * 60)
         until = observe.now(observe.CLOUD)
-        return [
-            self.weigh(name, load, since, until, before[name, load])
-            for load in LOADS
-            for name in self.devices
-        ]
+        after = {place: self.rows(*place) for place in before}
+        observe.run(restarted, "sudo systemctl stop bench-restart")
+        cells = []
+        for load, name in itertools.product(loads, self.devices):
+            rows = after[name, load] - before[name, load]
+            cells.append(self.weigh(name, load, since, until, rows))
+        return cells
 
-    def weigh(self, name: str, load: str, since: float, until: float, before: int) -> Cell:
+    def weigh(self, name: str, load: str, since: float, until: float, rows: int) -> Cell:
         """Look at what S3 saw of one database of one device."""
-        rows = self.rows(name, load) - before
         requests = [request for request in observe.s3_requests(name, since) if request.at <= until]
         concern = [request for request in requests if request.key.startswith(f"{name}/{load}.db")]
         variant = self.variants[name]
-        if variant == "restarted":
-            changes = observe.starts(name, "litestream.service", since)
-        else:
+        if variant.startswith("process"):
             changes = [event.at for event in observe.events(name, "rotated", since)]
+        else:
+            changes = observe.starts(name, "litestream.service", since)
         return cell(variant, load, concern, [at for at in changes if at <= until], rows)
+
+
+def database(load: str) -> dict[str, Any]:
+    """Return Litestream's configuration of one database."""
+    replica = {
+        "type": "s3",
+        "bucket": "{{ lab_bucket }}",
+        "path": f"{{{{ edge_rotator_thing_name }}}}/{load}.db",
+        "region": "{{ lab_region }}",
+        "endpoint": "{{ lab_s3_endpoint }}",
+        "force-path-style": True,
+        "sync-interval": "1s",
+    }
+    return {"path": f"{FOLDER}/{load}.db", "replica": replica}
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10, help="how long is measured (default 10)")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="how long each of two phases lasts (default 10)"
+    )
     parser.add_argument(
         "--record", action="store_true", help=f"keep the result in {RECORD.relative_to(ROOT)}"
     )
@@ -281,6 +336,7 @@ def main() -> None:
     result = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "minutes": arguments.minutes,
+        "loads": {load: text for load, (text, _) in LOADS.items()},
         "cells": [vars(each) for each in cells],
     }
     (bench.target / "result.json").write_text(json.dumps(result, indent=1))

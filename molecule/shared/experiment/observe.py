@@ -109,6 +109,7 @@ class Request:
     error: str
     access_key: str
     bytes_in: int = 0
+    query: str = ""
 
 
 def s3_requests(thing: str, since: float) -> list[Request]:
@@ -123,6 +124,7 @@ def s3_requests(thing: str, since: float) -> list[Request]:
             line.get("error") or "",
             line.get("access_key") or "",
             int(line.get("bytes_in") or 0),
+            line.get("query") or "",
         )
         for line in map(json.loads, text.splitlines())
     ]

@@ -116,6 +116,7 @@ class Tally:
     version: str = ""
     devices: dict[str, str] = field(default_factory=dict)
     lifetime_s: int = LIFETIME_S
+    heals_within_s: int = HEALS_WITHIN_S
     rotations: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     longest_heal_s: dict[str, float] = field(default_factory=dict)

@@ -54,22 +54,27 @@ class Stage:
         """Run a command of the lab."""
         self.step(text, sys.executable, "-m", "lab", *words)
 
+    def play(self, text: str, playbook: str, variables: dict[str, Any] | None = None) -> None:
+        """Run a playbook against the machines."""
+        program = str(Path(sys.executable).with_name("ansible-playbook"))
+        given = f"--extra-vars={json.dumps(variables or {})}"
+        self.step(text, program, f"--inventory={self.hosts.parent}", given, playbook)
+
     def set_up(self, lifetimes: dict[str, int], variables: dict[str, Any] | None = None) -> None:
         """Boot and converge, with credentials that live so many seconds, by role alias."""
-        playbook = [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            f"--inventory={self.hosts.parent}",
-        ]
         self.lab("up", text=f"booting the cloud and {len(self.devices)} devices")
-        self.step("setting up the cloud", *playbook, "molecule/shared/cloud.yml")
+        self.play("setting up the cloud", "molecule/shared/cloud.yml")
+        self.let_live(lifetimes)
+        self.converge(variables)
+
+    def let_live(self, lifetimes: dict[str, int]) -> None:
+        """Let new credentials live so many seconds, by role alias."""
         for alias, seconds in lifetimes.items():
             observe.run(observe.CLOUD, ["sudo", "cloudctl", "set-lifetime", "--alias", alias, str(seconds)])
-        self.step(
-            "turning bare devices into appliances (playbooks/site.yml)",
-            *playbook,
-            f"--extra-vars={json.dumps(variables or {})}",
-            "playbooks/site.yml",
-        )
+
+    def converge(self, variables: dict[str, Any] | None = None) -> None:
+        """Turn bare devices into appliances, or change what they are."""
+        self.play("converging the devices (playbooks/site.yml)", "playbooks/site.yml", variables)
 
 
 @contextmanager
