@@ -157,28 +157,29 @@ def soak_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     run = yaml.safe_load(path.read_text())
-    healed = run["longest_heal_s"]
+    healed, faults, devices = run["longest_heal_s"], run["faults"], run["devices"]
     worst = max(healed, key=healed.get)
+    ill = ", ".join(f"`{kind}`" for kind in run["not_healed"]) or "none"
     lines = [
         "## Soak",
         "",
-        "`make soak MINUTES=n` writes rows, rotates as fast as the stand-in allows, draws faults from a seed, lets",
-        "them heal, and at the end restores every replica and compares. The longest run that was recorded:",
-        f"`make soak MINUTES={run['minutes']:.0f} DEVICES={len(run['devices'])} SEED={run['seed']}` on {run['date']},",
-        f"version {run['version']}, {len(run['devices'])} devices, credentials that live {run['lifetime_s']} s.",
+        "`make soak MINUTES=n` writes rows, rotates as often as the stand-in allows, draws faults from a",
+        "seed, lets each heal, and at the end restores every replica and compares. The longest run so far:",
+        f"`make soak MINUTES={run['minutes']:.0f} DEVICES={len(devices)} SEED={run['seed']}` at version",
+        f"{run['version']}, {run['date']}, with credentials that live {run['lifetime_s']} s.",
         "",
         f"- rotations: {run['rotations']}",
-        f"- faults: {sum(run['faults'].values())}, of {len(run['faults'])} kinds (one at all devices counts for each)",
-        f"- longest time to heal: {healed[worst]:.1f} s, `{worst}`; not healed within "
-        f"{run['heals_within_s']} s: {', '.join(f'`{kind}`' for kind in run['not_healed']) or 'none'}",
+        f"- faults: {sum(faults.values())} of {len(faults)} kinds; one of all devices counts for each",
+        f"- longest time to heal: {healed[worst]:.1f} s, after `{worst}`",
+        f"- not healed within {run['heals_within_s']} s: {ill}",
         f"- rows written: {run['rows_written']}, lost: {run['rows_lost']}",
         f"- requests refused outside of faults: {run['refused_outside']}",
         "",
         "| fault | times | longest time to heal |",
         "|---|---|---|",
     ]
-    for kind, times in sorted(run["faults"].items()):
-        longest = f"{healed[kind]:.1f} s" if kind in healed else "not healed"
+    for kind, times in sorted(faults.items()):
+        longest = f"{healed[kind]:.1f} s" if kind in healed else "-"
         lines.append(f"| {kind} | {times} | {longest} |")
     return [*lines, ""]
 
@@ -191,10 +192,10 @@ def gap_lines(path: Path) -> list[str]:
     lines = [
         "## The gap between uploads",
         "",
-        f"`make bench-gap`, {run['minutes']:g} minutes on {run['date']}: all variants at the same time on one host, by",
-        "the log of the stand-in for S3. *alone* is Litestream with credentials that do not lapse, *restarted* the",
+        f"`make bench-gap MINUTES={run['minutes']:g}`, {run['date']}: all variants at once on one host, by the",
+        "log of the stand-in for S3. *alone* is Litestream with credentials that do not lapse, *restarted* the",
         "same with a restart as often as in environment mode. *at change* is the median of the gaps in which a",
-        "rotation, or restart, lies; without one, of all.",
+        "rotation, or a restart, lies; without any, of all.",
         "",
         "| load | variant | changes | largest | median | p99 | at change | bytes per row | refused |",
         "|---|---|---|---|---|---|---|---|---|",
