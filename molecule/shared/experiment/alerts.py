@@ -11,7 +11,14 @@ from typing import Any
 HEALTHY_MIN = 10  # minutes before the fault begins
 SLACK_MIN = 2  # minutes of samples after the alert's own limit
 
-Samples = dict[str, float]
+
+def compact(recorded: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
+    """Put the three records of a fault side by side; None where one has no such series."""
+    names = sorted({name for _, samples in recorded for name in samples})
+    return {
+        "at": [at for at, _ in recorded],
+        "samples": {name: [samples.get(name) for _, samples in recorded] for name in names},
+    }
 
 
 def series(name: str) -> str:
@@ -20,68 +27,50 @@ def series(name: str) -> str:
     return f'{bare}{{instance="edge"' + (f",{labels}" if brace else "}")
 
 
-def moves(name: str, earlier: Samples, later: Samples, seconds: float) -> bool:
-    """Whether a timestamp keeps pace with the clock."""
-    advance = later[name] - earlier.get(name, later[name])
-    return "_timestamp_seconds" in name and advance > seconds / 2
-
-
-def values(name: str, recorded: dict[str, Any], minutes: int) -> list[str]:
+def values(name: str, at: list[float], samples: list[float | None], minutes: int) -> str:
     """One sample a minute, _ for none; the fault begins at minute HEALTHY_MIN of promtool's clock."""
-    before, during, after = (recorded[when] for when in ("before", "during", "after"))
-    zero = during["at"] - 60 * HEALTHY_MIN  # what promtool calls 1970
+    before, during, after = samples
+    zero = at[1] - 60 * HEALTHY_MIN  # what promtool calls 1970
     stamp = "_timestamp_seconds" in name
-
-    def shift(value: float) -> float:
-        return value - zero if stamp and value else value
-
+    moves = stamp and None not in (during, after) and after - during > (at[2] - at[1]) / 2  # type: ignore[operator]
     found = []
     for minute in range(minutes):
-        now = zero + 60 * minute
-        if minute < HEALTHY_MIN:
-            value = before["samples"].get(name)
-            # A healthy device's timestamps move, but for the certificate's.
-            if value is not None and stamp and "certificate" not in name:
-                value += now - before["at"]
-        else:
-            value = after["samples"].get(name)
-            seconds = after["at"] - during["at"]
-            if value is not None and moves(name, during["samples"], after["samples"], seconds):
-                value += now - after["at"]
-        found.append("_" if value is None else f"{shift(value):.3f}")
-    return found
+        healthy = minute < HEALTHY_MIN
+        value = before if healthy else after
+        if value is None:
+            found.append("_")
+            continue
+        # A healthy device's timestamps move, but for the certificate's.
+        if moves or (healthy and stamp and "certificate" not in name):
+            value += zero + 60 * minute - at[0 if healthy else 2]
+        found.append(f"{value - zero if stamp and value else value:.3f}")
+    return " ".join(found)
 
 
 def tests(recorded: dict[str, Any], alerts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Make a test per fault: silence before it, then its alert within the time that the table gives."""
-    found = []
-    for fault, record in recorded.items():
-        name, within = alerts[fault]["name"], alerts[fault]["within_min"]
-        minutes = HEALTHY_MIN + within + SLACK_MIN
-        names = sorted({*record["before"]["samples"], *record["after"]["samples"]})
-        firing = 'count(ALERTS{alertstate="firing"})'
-        found.append(
-            {
-                "name": fault,
-                "interval": "1m",
-                "input_series": [
-                    {
-                        "series": series(each),
-                        "values": " ".join(
-                            "_" if value is None else f"{value:.3f}"
-                            for value in values(each, record, minutes)
-                        ),
-                    }
-                    for each in names
-                ],
-                "promql_expr_test": [
-                    {"expr": firing, "eval_time": f"{HEALTHY_MIN - 1}m", "exp_samples": []},
-                    {
-                        "expr": firing.replace("{", f'{{alertname="{name}",'),
-                        "eval_time": f"{HEALTHY_MIN + within}m",
-                        "exp_samples": [{"labels": "{}", "value": 1}],
-                    },
-                ],
-            }
-        )
-    return found
+    firing = 'count(ALERTS{alertstate="firing"})'
+    return [
+        {
+            "name": fault,
+            "interval": "1m",
+            "input_series": [
+                {
+                    "series": series(name),
+                    "values": values(
+                        name, record["at"], samples, HEALTHY_MIN + alerts[fault]["within_min"] + SLACK_MIN
+                    ),
+                }
+                for name, samples in record["samples"].items()
+            ],
+            "promql_expr_test": [
+                {"expr": firing, "eval_time": f"{HEALTHY_MIN - 1}m", "exp_samples": []},
+                {
+                    "expr": firing.replace("{", f'{{alertname="{alerts[fault]["name"]}",'),
+                    "eval_time": f"{HEALTHY_MIN + alerts[fault]['within_min']}m",
+                    "exp_samples": [{"labels": "{}", "value": 1}],
+                },
+            ],
+        }
+        for fault, record in recorded.items()
+    ]

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from edge_rotator import __version__
-from experiment import observe
-from experiment.phases import ROOT, play
+from experiment import alerts, observe
+from experiment.phases import ROOT
 from lab.settings import HOSTS_FILE, paths
 from lab.shell import signals_as_exceptions
 
@@ -41,7 +41,7 @@ edge-rotator --config /run/edge-faults/config.toml metrics
 cat /run/edge-faults/metrics.prom
 """
 BETWEEN_SAMPLES_S = 5.0  # what moves meanwhile moves on in the alerts' tests, what stands still does not
-COMMAND_AT_MOST_S = 400.0
+COMMAND_AT_MOST_S = 600.0
 
 Command = dict[str, str]
 
@@ -126,12 +126,13 @@ class Device:
         text = observe.run(self.name, command, check=False, timeout_s=COMMAND_AT_MOST_S)
         return dict(re.findall(r"^failed +(\S+) +(\w+): ", text, re.MULTILINE))
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the samples of a textfile of now, by series, and when they were taken."""
+    def metrics(self) -> tuple[float, dict[str, float]]:
+        """Return when the device was asked, and the samples of its textfile of now, by series."""
         text = observe.run(self.name, f"sudo sh -c {shlex.quote(METRICS)}", check=False)
         pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-        samples = {series: float(value) for series, _, value in pairs}
-        return {"at": round(observe.now(self.name), 3), "samples": samples}
+        # How often what happened in this walk concerns no alert.
+        samples = {name: float(value) for name, _, value in pairs if "_attempts_total" not in name}
+        return round(observe.now(self.name), 3), samples
 
 
 def devices(only: list[str] | None = None) -> list[Device]:
@@ -153,14 +154,23 @@ def run(command: Command, device: Device) -> None:
         observe.run(device.name, f"sudo sh -ec {shlex.quote(text)}", timeout_s=COMMAND_AT_MOST_S)
     elif where == "cloud":
         observe.run(observe.CLOUD, f"sudo sh -ec {shlex.quote(text)}")
-    elif where == "lab":
-        subprocess.run(["sh", "-ec", text.replace("lab ", shlex.join(LAB) + " ")], check=True, cwd=ROOT)
-    elif where == "play":
-        done = play(text, device.name)
-        if done.code:
-            raise observe.CommandError(f"playbook {text}: {done.text[-500:]}")
+    elif where == "control":
+        lines = f'lab() {{ {shlex.join(LAB)} "$@"; }}\n{text}'
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-ec", lines],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_AT_MOST_S,
+        )
+        if done.returncode:
+            words = " ".join((done.stdout + done.stderr).split())[-600:]
+            raise observe.CommandError(f"{text!r} ended with {done.returncode}: {words}")
     else:
-        raise ValueError(f"{TABLE}: a command runs on device, cloud or lab, or is a play, not {where!r}")
+        raise ValueError(f"{TABLE}: a command runs on device, cloud or control, not {where!r}")
 
 
 def until(reached: Callable[[], bool], at_most_s: float) -> float | None:
@@ -193,10 +203,10 @@ class Drill:
             return list(pool.map(work, targets))
 
     def everywhere(self, commands: list[Command], targets: list[Device]) -> None:
-        """Run commands: on each device, in the cloud once per device's name, in the lab once."""
+        """Run commands: on each device; elsewhere once, or once for each device that is named."""
         for command in commands:
             (text,) = command.values()
-            shared = "device" not in command and "play" not in command and "{device}" not in text
+            shared = "device" not in command and "{device}" not in text
             self.each(partial(run, command), targets[:1] if shared else targets)
 
     def one(self, fault: Fault) -> list[Outcome]:
@@ -206,14 +216,14 @@ class Drill:
         if not targets:
             return []
         # One device's metrics tell enough: the alerts do not know of modes.
-        record = {"before": targets[0].metrics()} if fault.alert else {}
+        record = [targets[0].metrics()] if fault.alert else []
         try:
             self.everywhere(fault.inject, targets)
             self.each(lambda device: self.observe(fault, device, outcomes[device.name]), targets)
             if fault.alert:
-                record["during"] = targets[0].metrics()
+                record.append(targets[0].metrics())
                 time.sleep(BETWEEN_SAMPLES_S)
-                self.recorded[fault.name] = record | {"after": targets[0].metrics()}
+                self.recorded[fault.name] = alerts.compact([*record, targets[0].metrics()])
         finally:
             self.everywhere(fault.heal + fault.mend, targets)
         self.each(lambda device: self.recover(fault, device, outcomes[device.name]), targets)
