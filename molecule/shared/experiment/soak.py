@@ -49,17 +49,14 @@ BY_INTENT = {"database-replaced", "database-restored-under-litestream"}
 OWN = Path(__file__).with_suffix(".yml")
 
 
-def kinds() -> dict[str, Fault]:
+def kinds(table: Path = faults.TABLE) -> dict[str, Fault]:
     """Return what may happen: rows of the table that lose nothing and need no playbook, and our own."""
-    rows = [*faults.load(), *faults.load(OWN)]
-    plain = [
-        row
-        for row in rows
-        if row.lost == "0"
-        and row.name not in BY_INTENT
-        and not any("play" in command for command in commands(row))
-    ]
-    return {row.name: row for row in plain}
+    rows = {row.name: row for row in [*faults.load(table), *faults.load(OWN)]}
+    return {
+        name: row
+        for name, row in rows.items()
+        if row.lost == "0" and name not in BY_INTENT and "ansible-playbook" not in str(commands(row))
+    }
 
 
 def commands(row: Fault) -> list[faults.Command]:

@@ -16,9 +16,19 @@ def drawn(seed: int, count: int) -> list[Drawn]:
     return list(islice(sequence(seed, DEVICES, ROWS), count))
 
 
-def test_what_loses_rows_or_needs_a_playbook_is_not_drawn() -> None:
-    assert {"power-cut", "network-cut", "s3-hangs", "policy-denied"} <= set(ROWS)
-    assert not {"database-deleted", "user-deleted", "apt-mirror-dead"} & set(ROWS)
+def test_what_loses_rows_or_needs_a_playbook_is_not_drawn(tmp_path: Path) -> None:
+    plain = {"name": "plain", "what": "x", "inject": [{"device": "true"}], "ok_within_s": 1}
+    rows = [
+        plain,
+        {**plain, "name": "loses", "lost": "some"},
+        {**plain, "name": "converges", "mend": [{"control": "ansible-playbook playbooks/site.yml"}]},
+        {**plain, "name": "database-replaced"},
+    ]
+    table = tmp_path / "table.yml"
+    table.write_text(yaml.safe_dump({"group": rows}))
+    own = {"device-cut-off", "power-cut", "application-killed", "litestream-halted", "s3-store-down"}
+    assert set(kinds(table)) == {"plain", *own}
+    assert len(ROWS) > 50
 
 
 def test_a_seed_draws_the_same_faults_and_another_seed_others() -> None:
