@@ -235,7 +235,7 @@ KINDS: dict[str, Kind] = {
         ),
         (
             "s3_refused",
-            77,
+            79,
             NONE,
             "S3's own words say why: check the role's policy, bucket and path, and the clock",
         ),

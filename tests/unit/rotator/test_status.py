@@ -246,13 +246,15 @@ def test_600_s_off(seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
     assert ask(seen, capsys)["last_error"]["current"] is False
 
 
-def test_restart_that_failed(seen: Device, capsys: pytest.CaptureFixture[str]) -> None:
+def test_restart_that_failed(seen: Device, world: Time, capsys: pytest.CaptureFixture[str]) -> None:
     seen.configure(delivery={"mode": "environment"})
     seen.fake("restart", code=1)
     assert seen.tick() == 71
     report = ask(seen, capsys)
     assert report["restart_pending"] is True
     assert report["last_error"]["current"] is True
+    assert report["problems"] == [], "for all that status knows it is under way"
+    world.advance(31)
     assert "has yet to be restarted" in screen(seen, capsys)
 
 
@@ -276,15 +278,90 @@ def test_span(seconds: float, text: str) -> None:
 def test_a_restart_is_no_reason_to_warn(
     seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For a moment after each rotation Litestream has nothing to tell: monitoring must not flap."""
-    socket = str(tmp_path / "not-listening-yet")
-    seen.configure(delivery={"mode": "environment", "litestream_socket": socket})
+    """Monitoring must not flap with each rotation; nor may the grace outlast the restart."""
+    socket = tmp_path / "not-listening-yet"
+    seen.configure(delivery={"mode": "environment", "litestream_socket": str(socket)})
+    during: list[dict[str, Any]] = []
+    seen.fake("restart", code=1)  # the state of one that is under way: what the rotator saved before it
+    assert seen.tick() == 71
+    during.append(ask(seen, capsys))
+    world.advance(31)
+    during.append(ask(seen, capsys))
+    assert [report["problems"] for report in during] == [
+        [],
+        ["Litestream has yet to be restarted", "Litestream does not answer"],
+    ]
     seen.fake("restart", code=0)
     assert seen.tick() == 0
-    assert ask(seen, capsys)["problems"] == []
-    world.boot += 70
-    world.wall += 70
-    assert ask(seen, capsys)["problems"] == ["Litestream does not answer"]
+    assert ask(seen, capsys)["problems"] == ["Litestream does not answer"], "it said that it was up"
+    with control_socket(socket, listing(None, uptime=1.0)):
+        assert ask(seen, capsys)["problems"] == [], "its first sync is yet to come"
+
+
+@pytest.mark.parametrize(
+    ("age", "facts", "problem"),
+    [
+        (15.0, {}, ""),
+        (18.1, {}, "has not been replicated lately"),
+        (None, {"uptime": 16.0}, ""),
+        (None, {"uptime": 18.0}, "has not been replicated lately"),
+        (0.0, {"missing": True}, "is gone, and what an application still writes to it is lost"),
+        (0.0, {"replaced": True}, "was replaced, and Litestream has the old file open"),
+        (0.0, {"status": "stopped"}, "is not being replicated: Litestream has it stopped"),
+        (0.0, {"error": "disk full"}, "cannot be read by Litestream: disk full"),
+    ],
+)
+def test_what_is_not_replicated(
+    seen: Device,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    age: float | None,
+    facts: dict[str, Any],
+    problem: str,
+) -> None:
+    """Two intervals and 15 s are the limit; what Litestream cannot read it goes on to call synced."""
+    with control_socket(tmp_path / "s", listing(age, **facts)) as path:
+        seen.configure(delivery={"litestream_socket": str(path)})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+    assert report["problems"] == ([f"/db0 {problem}"] if problem else [])
+
+
+def test_the_interval_is_the_measure(
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with control_socket(tmp_path / "s", listing(600.0)) as path:
+        seen.configure(delivery={"litestream_socket": str(path), "sync_interval": 300})
+        assert seen.tick() == 0
+        assert ask(seen, capsys)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "lack"),
+    [
+        ({"room": 33554432, "inodes": 100}, ""),
+        ({"room": 1572864, "inodes": 100}, "1.5 MiB left"),
+        ({"room": 33554432, "inodes": 99}, "99 inodes left"),
+        ({"room": 33554432, "inodes": None}, ""),  # a file system that has no such thing
+    ],
+)
+def test_room_for_the_database(
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: dict[str, Any], lack: str
+) -> None:
+    with control_socket(tmp_path / "s", listing(0.0, **facts)) as path:
+        seen.configure(delivery={"litestream_socket": str(path)})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+    assert report["problems"] == ([f"hardly any room in /: {lack}"] if lack else [])
+
+
+def test_room_for_the_rotator(
+    seen: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert seen.tick() == 0
+    monkeypatch.setattr(status, "ROOM", 10**18)
+    problems = ask(seen, capsys)["problems"]
+    assert len(problems) == 2 and all("hardly any room in " in text for text in problems)
 
 
 def test_a_database_that_litestream_does_not_know(
@@ -318,7 +395,7 @@ def test_a_pattern_that_matches_nothing(
     assert report["problems"] == problems
     assert report["exit_code"] == len(problems)
     # What the gate of a rollout waits for: each has been replicated.
-    nothing = {"age_s": None, "known": False}
+    nothing = {"age_s": None, "known": False, "problem": "matches no database"}
     assert [report["replication"]["databases"].get(pattern)] == ([nothing] if problems else [None])
 
 
@@ -336,8 +413,11 @@ def test_a_sync_in_the_future_is_none(
 
 def test_an_answer_made_to_harm(seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert seen.tick() == 0
-    for body in (b"[" * 200000, b'{"databases": [{"path": "/x\\u001b[2J"}]}'):
-        with control_socket(tmp_path / "s", body + b"\nexit 0\n") as path:
+    for body in (
+        b"[" * 200000,
+        b'{"uptime_s": 9, "databases": [{"path": "/x\\u001b[2J", "error": "\\u001b[2J"}]}',
+    ):
+        with control_socket(tmp_path / "s", body) as path:
             seen.configure(delivery={"litestream_socket": str(path)})
             assert seen.tick("status") == 1
             assert "\x1b" not in capsys.readouterr().out
