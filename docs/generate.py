@@ -99,13 +99,16 @@ def error_table() -> str:
         lines.append(f"| {kind.exit_code} | `{kind.name}` | {RETRIES[kind.retry]} | {fix} |")
     lines += [
         "",
-        "Up to a tenth of jitter is added to every wait. A `Retry-After` of the provider lengthens it, to",
-        f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h at most. Where `expected_lifetime` is below 15 min, the",
-        "first wait is a fifteenth of it. Every wait but that for a new PIN also ends when configuration,",
-        "certificate, CA bundle or key file change, when the clock is set, when the credentials are lost,",
-        "and with a boot.",
-        "`sudo systemctl --no-pager start edge-rotator-force.service` ends every wait but that for a",
-        "new PIN.",
+        "Up to a tenth of jitter is added to every wait. A `Retry-After` of the provider lengthens it. No",
+        f"wait is longer than {schedule.MAX_RETRY_AFTER / 3600:.0f} h. Where `expected_lifetime` is below",
+        "15 min, the first wait is a fifteenth of it. Every wait but that for a new PIN also ends when",
+        "configuration, certificate, CA bundle or key file change, when the clock is set, when the",
+        "credentials are lost, and with a boot; that after `answer_short_lived` also when the",
+        "credentials held have run out.",
+        "",
+        "After repairing what needs somebody (every 15 min), end the wait with",
+        f"`{errors.FORCE}`. It ends every wait but that for a",
+        "new PIN. `status` says how long the next attempt waits and for what.",
     ]
     return "\n".join(lines) + "\n"
 

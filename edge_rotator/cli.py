@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from edge_rotator import config as configuration
 from edge_rotator import files, rotation, schedule
@@ -27,7 +28,7 @@ Exit codes are the error's class and never change: 0 done, 1 a fault in this
 program, 2 wrong usage, 3 configuration, 4 wrong user, 10-15 network, 20-23
 TLS, 30-36 the provider's refusal, 40-46 its answer, 50 clock, 60-69 pycurl,
 token and files, 70-74 handing over, 75 another run is busy, 76 and does not
-end. `due`, `status` and `doctor` have their own.
+end, 77-78 timer and unit. `due`, `status` and `doctor` have their own.
 """
 _ROTATE = """\
 One tick: if credentials are due, fetch them, check them, replace the file and
@@ -62,14 +63,14 @@ example:
 """
 _STATUS = """\
 One screen: is the device well; how long do credentials and certificate last;
-when was the last rotation and when is the next; what failed last and what
-fixes it; when did Litestream last sync. Asks neither token nor network, so it
-always answers at once.
+when was the last rotation, when is the next, does the timer tick; what failed
+last and what fixes it; when did Litestream last sync. Asks neither token nor
+network, so it always answers at once.
 """
 _STATUS_END = """\
 exit codes, as monitoring expects them: 0 all well, 1 warning, 2 critical (no
-valid credentials, PIN refused, certificate expired), 3 unknown (cannot read
-configuration or state: run it as the service's user or as root).
+valid credentials, PIN refused, certificate expired, no ticks), 3 unknown
+(cannot read configuration or state: run it as the service's user or as root).
 
 examples:
   sudo -u edge-rotator edge-rotator status
@@ -83,14 +84,15 @@ such a file is wanted.
 _METRICS_END = """\
 exit codes: 0 done; 3 no file is named; 70 it cannot be written.
 
-example:
-  sudo systemctl --no-pager start edge-rotator-metrics.service
+example, as root:
+  systemctl start edge-rotator-metrics.service
 """
 _DOCTOR = """\
 When `status` is not well and its fix did not help: walks the chain link by
-link, from the configuration over pycurl, module, token, key, certificate,
-clock, DNS and TLS to S3, Litestream and the restart rule. A line each: ok,
-failed with the fix, or skipped. The first failed line is the one to fix.
+link, from the configuration over timer, pycurl, module, token, key,
+certificate, clock, DNS and TLS to S3, Litestream and the restart rule. A line
+each: ok, failed with the fix, or skipped. The first failed line is the one to
+fix.
 Every check is bounded; all take seconds, at worst some minutes.
 
 No PIN is used, unless you add --login: then the token is logged in to and the
@@ -115,9 +117,9 @@ flags, before there is a configuration.
 _CSR_END = """\
 exit codes: 0 done; else the class of the error (see edge-rotator --help).
 
-examples:
-  sudo edge-rotator csr > device.csr
-  sudo edge-rotator csr --create-key --common-name edge01 --user edge-rotator \\
+examples, as root:
+  edge-rotator csr > device.csr
+  edge-rotator csr --create-key --common-name edge01 --user edge-rotator \\
     --module /usr/lib/softhsm/libsofthsm2.so --token-label edge \\
     --key-label device --pin-file /etc/edge-token/pin \\
     --env SOFTHSM2_CONF=/etc/edge-token/softhsm2.conf > device.csr
@@ -222,7 +224,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Not the caller's: a lock file that the service's user may not open would end all rotations.
     os.umask(0o027)
     try:
-        return _run(args)
+        code = _run(args)
+        sys.stdout.flush()
+        return code
     except RotatorError as error:
         if error.kind.name == "busy" and args.command == "rotate" and not (args.force or args.dry_run):
             event("skipped", NOTICE, reason="busy")
@@ -231,6 +235,10 @@ def main(arguments: list[str] | None = None) -> int:
         return error.kind.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Who reads has seen enough, as with `| head`; what Python still holds goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as exc:
         rotation.report(RotatorError("internal_error", place_of(exc)))
         return KINDS["internal_error"].exit_code

@@ -20,6 +20,7 @@ _TEXT = r"[^\x00-\x1f\x7f]+"
 _LABEL = rf"(?:{_TEXT})?"
 _USER = r"[a-z_][a-z0-9_-]{0,31}"
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
+_URL = rf"https://(?:{_HOST}|\[[0-9a-fA-F:]+\](?::[0-9]{{1,5}})?)(?:/[a-z0-9._-]+)?"
 # What a PKCS#11 module needs never includes these; they could change what the interpreter runs.
 _ENVIRONMENT_REFUSED = r"LD_.*|PYTHON.*|AWS_.*|PATH|SSLKEYLOGFILE"
 
@@ -68,6 +69,12 @@ def _matches(pattern: str, value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
+def _is_replica(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and _matches(_URL, value[0]) and _matches(_TEXT, value[1])
+    )
+
+
 # section -> key
 KEYS: dict[str, dict[str, Key]] = {
     "provider": {
@@ -102,7 +109,6 @@ KEYS: dict[str, dict[str, Key]] = {
         "group": text("litestream", rf"(?:{_USER})?", "a group's name, or empty to leave the group"),
         "service": text("litestream.service", r"[A-Za-z0-9:_.@-]+\.service", "a unit's name"),
         "litestream_socket": text("/run/litestream-query.sock", _OPTIONAL_PATH, "a path"),
-        "litestream_config": text("/etc/litestream.yml", _OPTIONAL_PATH, "an absolute path"),
         "restart_command": texts(
             ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "restart", "litestream.service"],
             _TEXT,
@@ -110,6 +116,12 @@ KEYS: dict[str, dict[str, Key]] = {
         ),
         "databases": texts([], _PATH, "absolute paths"),
         "patterns": texts([], _PATH, "absolute paths that end in a pattern"),
+        "replicas": Key(
+            [],
+            lambda value: isinstance(value, list) and all(_is_replica(item) for item in value),
+            "a list of pairs, the bucket's https:// URL and a path in it, of databases and patterns in turn",
+        ),
+        "sync_interval": number(1, 0, 86400),
     },
     "service": {
         "user": text("edge-rotator", _USER, "a user's name"),
@@ -118,7 +130,7 @@ KEYS: dict[str, dict[str, Key]] = {
     },
 }
 # An upgrade to this version that broke off leaves the new program with a configuration of 2.0.0.
-_IGNORED = "delivery.sync_command"
+_IGNORED = ("delivery.sync_command", "delivery.litestream_config")
 
 
 class Config:
@@ -152,10 +164,11 @@ class Config:
     group: str
     service: str
     litestream_socket: str
-    litestream_config: str
     restart_command: list[str]
     databases: list[str]
     patterns: list[str]
+    replicas: list[list[str]]
+    sync_interval: float
     # [service]
     user: str
     state_directory: str
@@ -191,7 +204,7 @@ def check(path: str, raw: dict[str, Any]) -> Config:
             there_are = ", ".join(sorted(KEYS))
             raise RotatorError("config_invalid", f"{path}: [{section}] is no section; there are {there_are}")
         for name in given:
-            if name not in KEYS[section] and f"{section}.{name}" != _IGNORED:
+            if name not in KEYS[section] and f"{section}.{name}" not in _IGNORED:
                 there_are = ", ".join(sorted(KEYS[section]))
                 detail = f"{path}: {section}.{name} is no key; there are {there_are}"
                 raise RotatorError("config_invalid", detail)
@@ -240,5 +253,7 @@ def _cross_checks(config: Config) -> None:
         raise _bad(path, "provider.connect_timeout", config.connect_timeout, rule)
     if config.mode == "environment" and not config.restart_command:
         raise _bad(path, "delivery.restart_command", [], "set with mode = 'environment'")
+    if config.replicas and len(config.replicas) != len(config.databases) + len(config.patterns):
+        raise _bad(path, "delivery.replicas", config.replicas, "one for each of databases and patterns")
     if len(set(config.databases)) != len(config.databases):
         raise _bad(path, "delivery.databases", config.databases, "without duplicates")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import grp
 import json
+import re
 from typing import Any
 
 from edge_rotator.clock import format_iso, parse_iso
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
-from edge_rotator.files import write_atomic
+from edge_rotator.files import read_regular, write_atomic
 from edge_rotator.schedule import MAX_LIFETIME
 
 CLOCK_TOLERANCE = 300.0  # s; S3 refuses signatures that are 900 s off
+MAX_FILE = 65536
 _SHORTEST_SHARE = 0.1  # of the expected life time; less is of no use to anybody
 _AS_EXPECTED = 0.9  # of the expected life time; the rest is the way here and the alias' rounding
 
@@ -116,6 +118,28 @@ def environment_file(credentials: Credentials, region: str) -> bytes:
         escaped = "".join("\\" + c if c in '\\"`$' else c for c in value)
         lines.append(f'{name}="{escaped}"\n')
     return "".join(lines).encode()
+
+
+def read(config: Config) -> Credentials:
+    """Read what was handed over; its expiration is left at 0. Raises `file_unreadable`."""
+    path = config.credentials_file
+    try:
+        text = read_regular(path, MAX_FILE).decode()
+        if config.mode == "process":
+            raw = json.loads(text)
+            values = [raw[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")]
+        else:
+            pairs = dict(line.split("=", 1) for line in text.splitlines())
+            quoted = [
+                pairs[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+            ]
+            values = [re.sub(r"\\(.)", r"\1", value[1:-1]) for value in quoted]
+        key, secret, session = (str(value) for value in values)
+        return Credentials(key, secret, session, 0.0)
+    except OSError as exc:
+        raise RotatorError("file_unreadable", f"{path}: {exc.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise RotatorError("file_unreadable", f"{path} is not what the rotator writes") from None
 
 
 def _gid(group: str) -> int | None:

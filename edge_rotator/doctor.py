@@ -7,7 +7,6 @@ name server that is silent ends or stops the walk, and none sees a token another
 from __future__ import annotations
 
 import copy
-import http.client
 import multiprocessing
 import os
 import re
@@ -20,12 +19,26 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from edge_rotator import backend, delivery, files, lock, provider, replication, rotation, status, token
+from edge_rotator import (
+    backend,
+    delivery,
+    files,
+    litestream,
+    lock,
+    provider,
+    replication,
+    rotation,
+    s3,
+    status,
+    timer,
+    token,
+)
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
-from edge_rotator.errors import KINDS, RotatorError, plain
+from edge_rotator.errors import FORCE, KINDS, RotatorError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +60,15 @@ class SkippedError(Exception):
 def _needs_token(config: Config) -> None:
     if config.backend == "file":
         raise SkippedError("the key is a file (backend file)")
+
+
+def _timer(_config: Config) -> str:
+    ticks = timer.look()
+    if not ticks.known:
+        raise SkippedError(f"unknown, {ticks.detail}")
+    if ticks.error:
+        raise RotatorError(ticks.error, ticks.detail)
+    return f"{timer.TIMER} ticks and is enabled"
 
 
 def _pycurl(config: Config) -> str:
@@ -214,24 +236,6 @@ def _provider(config: Config, secret: str | None) -> str:
     return f"credentials for {lifetime:.0f} s, our clock is {-skew:+.0f} s off; nothing stored"
 
 
-def s3_place(config: Config) -> tuple[str, int, bool]:
-    """Host, port and whether TLS is spoken there: litestream's `endpoint`, else the region's own."""
-    text = ""
-    if config.litestream_config:
-        try:
-            text = Path(config.litestream_config).read_text()
-        except (OSError, UnicodeDecodeError) as exc:
-            why = exc.strerror if isinstance(exc, OSError) else "no text"
-            raise RotatorError("file_unreadable", f"{config.litestream_config}: {why}") from None
-    found = re.search(
-        r"""^[\s-]*endpoint:\s*["']?(?:(https?)://)?([A-Za-z0-9.-]+)(?::(\d{1,5}))?""", text, re.MULTILINE
-    )
-    if not found:
-        return f"s3.{config.region}.amazonaws.com", 443, True
-    secure = found[1] != "http"
-    return found[2], int(found[3] or (443 if secure else 80)), secure
-
-
 def _output(command: list[str]) -> tuple[int, str]:
     """Exit code and stdout of a command; 127 if there is none, 124 if it took too long."""
     try:
@@ -250,46 +254,51 @@ def _output(command: list[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def _s3_ca(config: Config) -> str | None:
-    """Return the SSL_CERT_FILE that Litestream's unit sets, if it does."""
+def _s3_ca(config: Config) -> str:
+    """Return the SSL_CERT_FILE that Litestream's unit sets, or nothing."""
     _, text = _output(["/usr/bin/systemctl", "show", "--property=Environment", "--value", config.service])
     found = re.search(r"(?:^|\s)SSL_CERT_FILE=(\S+)", text)
-    return found[1] if found else None
+    return found[1] if found else ""
 
 
 def _s3(config: Config) -> str:
-    host, port, secure = s3_place(config)
-    _resolve(host, port)
-    if not secure:
-        _connect(host, port, config.connect_timeout).close()
-        return f"{host}:{port} answers, without TLS"
-    connection = http.client.HTTPConnection(host, port)
-    with _connect_tls(host, port, _s3_ca(config), config.connect_timeout) as connection.sock:
-        try:
-            # Unsigned, so S3 gives nothing away; that it answers at all is what counts.
-            connection.request("GET", "/")
-            answer = connection.getresponse()
-        except (OSError, http.client.HTTPException) as exc:
-            raise RotatorError("connection_lost", f"{host}:{port} does not answer in HTTP: {exc}") from None
-    told = f"answers {answer.status} to a request without a signature"
-    return f"{host}:{port} proved itself and {told}"
+    import pycurl
+
+    if not config.replicas:
+        raise SkippedError("no delivery.replicas")
+    clock, state = read_clock(), states.load(config.state_directory)
+    held = state.remaining(clock) > 0 and os.path.exists(config.credentials_file)
+    signs = hasattr(pycurl, "AWS_SIGV4")  # Debian 12's own pycurl (backend gnutls) does not
+    server = s3.S3(config, _s3_ca(config), delivery.read(config) if held and signs else None)
+    answer, _ = replication.try_look(config.litestream_socket)
+    for index, (bucket, path) in enumerate(config.replicas):
+        if not server.credentials:
+            status, _ = server.request("GET", f"{bucket}/")
+            continue
+        known = answer.databases.get(config.databases[index]) if index < len(config.databases) else None
+        server.prove(bucket, path, known.txid if known else 0, replication.limit(config))
+    hosts = ", ".join(sorted({urlsplit(bucket).netloc for bucket, _ in config.replicas}))
+    if server.credentials:
+        return f"{hosts}: took, gave and listed, and what Litestream has is there"
+    why = "this pycurl cannot sign" if held else "there are no valid credentials"
+    return f"{hosts} proved itself and answers {status}; {why}"
 
 
 def _litestream(config: Config) -> str:
     if not config.litestream_socket:
         raise SkippedError("no delivery.litestream_socket")
-    ages, why = replication.try_ages(config.litestream_socket)
+    answer, why = replication.try_look(config.litestream_socket)
     if why:
         raise RotatorError("litestream_silent", why)
-    missing = replication.unknown(config, ages)
-    if missing:
-        raise RotatorError("replication_stalled", f"Litestream does not know {', '.join(missing)}")
-    for path, age in ages.items():
-        if age is None or age > status.REPLICATION_WARNING:
-            last = "never" if age is None else f"{age:.0f} s ago"
-            raise RotatorError("replication_stalled", f"{path}: last synced {last}")
-    oldest = max((age for age in ages.values() if age is not None), default=0.0)
-    return f"{len(ages)} databases, all synced within {oldest:.0f} s"
+    found = [f"{path} {problem}" for path, problem in replication.problems(config, answer).items()]
+    # What Litestream says of a sync is what S3 says of it.
+    for path in answer.databases:
+        if error := litestream.try_sync(config, path):
+            found.append(f"{path}: {error}")
+            break  # each may take half a minute
+    if found:
+        raise RotatorError("replication_stalled", "; ".join(found))
+    return f"{len(answer.databases)} databases, all synced now"
 
 
 def _delivery(config: Config) -> str:
@@ -396,6 +405,7 @@ def _walk(config: Config, secret: str | None) -> bool:
     latched = _latched(config)
     # Name, the check that has to be passed before it makes sense, what is done.
     checks: tuple[tuple[str, str, Callable[[Config], str]], ...] = (
+        ("timer", "", _timer),
         ("pycurl", "", _pycurl),
         ("module", "", partial(_alone, check=_module)),
         ("token", "module", partial(_alone, check=_token)),
@@ -422,6 +432,8 @@ def _walk(config: Config, secret: str | None) -> bool:
         if verdict == "failed" or before in broken:
             broken.add(name)
         _show(name, verdict, kind, detail)
+    if broken:
+        print(f"{'':8}After repairing: `{FORCE}`", flush=True)
     return not broken
 
 

@@ -18,6 +18,13 @@ NONE = "none"  # nothing was asked of provider or token: the next tick may try a
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # priorities of the journal
 
 
+# What operators may run, to the letter.
+FORCE = "sudo systemctl --no-pager start edge-rotator-force.service"
+STATUS = "sudo -u edge-rotator /usr/local/bin/edge-rotator status"
+_DOCTOR = "sudo -u edge-rotator /usr/local/bin/edge-rotator doctor"
+_LITESTREAM = "sudo systemctl --no-pager status litestream.service"
+
+
 class Kind(NamedTuple):
     """One class of error."""
 
@@ -25,6 +32,11 @@ class Kind(NamedTuple):
     exit_code: int
     retry: str
     fix: str
+
+    @property
+    def advice(self) -> str:
+        """The fix, and how to end the wait of what somebody has to fix."""
+        return f"{self.fix}. After repairing: `{FORCE}`" if self.retry == PERMANENT else self.fix
 
 
 KINDS: dict[str, Kind] = {
@@ -37,7 +49,7 @@ KINDS: dict[str, Kind] = {
             "wrong_user",
             4,
             NONE,
-            "run `systemctl start edge-rotator-force.service`, which is given the PIN",
+            f"`{FORCE}` is given the PIN",
         ),
         ("interrupted", 5, TRANSIENT, "the run was killed or the power failed; it is retried"),
         ("busy", 75, NONE, "another run holds the lock; try again in a minute"),
@@ -48,9 +60,23 @@ KINDS: dict[str, Kind] = {
             "nothing rotates while the named process has the lock: as root, `kill -CONT` it if it is "
             "stopped, else `kill -KILL` it",
         ),
+        (
+            "timer_stopped",
+            77,
+            NONE,
+            "`sudo systemctl --no-pager start edge-rotator.timer`; where it is disabled, "
+            "`sudo systemctl --no-pager enable edge-rotator.timer`; where that fails, converge",
+        ),
+        (
+            "unit_broken",
+            78,
+            NONE,
+            "`sudo systemctl --no-pager status edge-rotator.service` says why: /run without room or "
+            "inodes (`df -h /run`, `df -i /run`)? A unit that was changed: converge",
+        ),
         # The way to the provider
-        ("dns", 10, TRANSIENT, "check the network and DNS, and provider.endpoint for a typo"),
-        ("connect", 11, TRANSIENT, "check the network and that port 443 is let out"),
+        ("dns", 10, TRANSIENT, "check the network and DNS, and the named host for a typo"),
+        ("connect", 11, TRANSIENT, "check the network, and that the named host and port are let out"),
         ("timeout", 12, TRANSIENT, "the network is slow or drops packets; check the uplink"),
         ("connection_lost", 13, TRANSIENT, "the peer hung up; check for a middlebox"),
         ("throttled", 14, TRANSIENT, "the provider limits the account; spread the fleet out"),
@@ -75,7 +101,7 @@ KINDS: dict[str, Kind] = {
             PERMANENT,
             "the endpoint refused our certificate: register and activate it, and check the clock",
         ),
-        ("tls_failed", 23, TRANSIENT, "the TLS handshake failed; run `edge-rotator doctor`"),
+        ("tls_failed", 23, TRANSIENT, f"the TLS handshake failed; run `{_DOCTOR}`"),
         # The provider's own refusals
         (
             "thing_not_attached",
@@ -184,17 +210,34 @@ KINDS: dict[str, Kind] = {
             PERMANENT,
             "the PIN file must exist, hold the PIN and nothing else (no newline at its end)",
         ),
-        ("token_failed", 68, PERMANENT, "run `edge-rotator doctor --login` (it uses one PIN try)"),
+        (
+            "token_failed",
+            68,
+            PERMANENT,
+            "run `sudo /usr/local/bin/edge-rotator doctor --login` (it uses one PIN try)",
+        ),
         ("file_unreadable", 69, PERMANENT, "the named file must exist and be readable"),
         # Handing over
         ("write_failed", 70, TRANSIENT, "the directory must exist, be ours and have room"),
-        ("restart_failed", 71, NONE, "check `systemctl status litestream` and the sudoers rule"),
-        ("litestream_silent", 73, NONE, "is it running? `systemctl status litestream`"),
+        (
+            "restart_failed",
+            71,
+            NONE,
+            f"check `{_LITESTREAM}`; if sudo refuses, converge: /etc/sudoers.d/edge-rotator is missing "
+            "or was changed",
+        ),
+        ("litestream_silent", 73, NONE, f"is it running? `{_LITESTREAM}`"),
         (
             "replication_stalled",
             74,
             NONE,
-            "`litestream sync -wait DATABASE` and `journalctl -u litestream` say why",
+            "`sudo journalctl --no-pager --lines=200 --unit=litestream.service` says why",
+        ),
+        (
+            "s3_refused",
+            79,
+            NONE,
+            "S3's own words say why: check the role's policy, bucket and path, and the clock",
         ),
         ("state_failed", 72, NONE, "the state directory must exist, be ours and have room"),
     )

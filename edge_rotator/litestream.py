@@ -64,11 +64,16 @@ def sync(config: Config) -> int | None:
         return None
     failed = 0
     for path in config.databases:
-        try:
-            code, _ = replication.ask(config.litestream_socket, f"sync {path}", SYNC_TIMEOUT)
-        except (OSError, ValueError):
-            code = 1
-        if code == replication.NOT_RUNNING:
+        error = try_sync(config, path)
+        if error == replication.NOT_RUNNING:
             return None
-        failed += code != 0
+        failed += bool(error)
     return failed
+
+
+def try_sync(config: Config, path: str) -> str:
+    """Sync a database now; return why that failed, in Litestream's words, or nothing."""
+    try:
+        return str(replication.ask(config.litestream_socket, f"sync {path}", SYNC_TIMEOUT).get("error", ""))
+    except (OSError, ValueError) as exc:
+        return f"Litestream does not answer: {exc}"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edge_rotator import __version__, files, lock, replication, rotation, schedule, token
+from edge_rotator import __version__, files, lock, replication, rotation, schedule, timer, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
@@ -73,6 +73,7 @@ def _table() -> dict[str, Metric]:
             ("failing", "gauge", "1 while the last attempt failed."),
             ("pin_latched", "gauge", "1 while nothing is tried because the token refused the PIN."),
             ("lock_stuck", "gauge", "1 while a process holds the lock for longer than any run takes."),
+            ("timer_up", "gauge", "1 if systemd says that the rotator's timer ticks and its unit can start."),
             (
                 "restart_pending",
                 "gauge",
@@ -90,6 +91,11 @@ def _table() -> dict[str, Metric]:
                 "replication_last_sync_timestamp_seconds",
                 "gauge",
                 "When Litestream last synced the database with its replica, by its own word; 0 if never.",
+            ),
+            (
+                "replicated",
+                "gauge",
+                "1 if what an application wrote to the database a moment ago is in its replica.",
             ),
         )
     }
@@ -127,16 +133,18 @@ def _add_certificate(table: dict[str, Metric], config: Config) -> None:
 def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> None:
     if not config.litestream_socket:
         return
-    ages, why = replication.try_ages(config.litestream_socket)
+    answer, why = replication.try_look(config.litestream_socket)
     table["litestream_up"].add(not why)
     if why:
         return
+    problems = replication.problems(config, answer)
     # Those it does not know were never synced either: without a sample no alert could miss them.
-    expected = config.databases + replication.unmatched(config.patterns, ages)
-    for path, age in {**dict.fromkeys(expected), **ages}.items():
+    for path in {**dict.fromkeys(replication.unknown(config, answer.databases)), **answer.databases}:
+        age = answer.databases[path].age if path in answer.databases else None
         table["replication_last_sync_timestamp_seconds"].add(
             0.0 if age is None else clock.wall - age, db=path
         )
+        table["replicated"].add(path not in problems, db=path)
 
 
 def render(metrics: Iterable[Metric]) -> str:
@@ -150,6 +158,9 @@ def collect(config: Config, state: State, clock: Clock) -> list[Metric]:
     table["build_info"].add(1, version=__version__, backend=config.backend, mode=config.mode)
     table["updated_timestamp_seconds"].add(clock.wall)
     _add_state(table, config, state, clock)
+    ticks = timer.look()
+    if ticks.known:
+        table["timer_up"].add(ticks.runs)
     _add_certificate(table, config)
     _add_replication(table, config, clock)
     return list(table.values())

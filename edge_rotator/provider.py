@@ -173,11 +173,18 @@ def _set_request(curl: pycurl.Curl, config: Config) -> None:
 
     curl.setopt(pycurl.URL, f"https://{config.endpoint}/role-aliases/{config.role_alias}/credentials")
     curl.setopt(pycurl.HTTPHEADER, [f"x-amzn-iot-thingname: {config.thing_name}"])
-    curl.setopt(pycurl.USERAGENT, "edge-rotator")
     curl.setopt(pycurl.SSLCERT, config.certificate_file)
     # Only the named CAs: libcurl's built-in directory would add every public one.
     curl.setopt(pycurl.CAINFO, config.ca_file)
     curl.unsetopt(pycurl.CAPATH)
+    set_common(curl, config)
+
+
+def set_common(curl: pycurl.Curl, config: Config) -> None:
+    """Set what every request has: the server proves itself, nothing is followed, all is bounded."""
+    import pycurl
+
+    curl.setopt(pycurl.USERAGENT, "edge-rotator")
     curl.setopt(pycurl.SSL_VERIFYPEER, 1)
     curl.setopt(pycurl.SSL_VERIFYHOST, 2)
     curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)

@@ -1,29 +1,51 @@
-"""How fresh the replica is, and a sync now: asked of Litestream by the one service that may ask it for us."""
+"""What is replicated, and a sync now: asked of Litestream by the one service that may ask it for us."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 from edge_rotator.clock import parse_iso, read_clock
 from edge_rotator.config import Config
 
 LIST_TIMEOUT = 10.0  # s; litestream-query gives Litestream 5
-NOT_RUNNING = 127
+NOT_RUNNING = "not running"
+ROOM = 33554432  # bytes; less beside a database is a problem
+INODES = 100
 _MAX_ANSWER = 1048576
 _FUTURE = 60.0  # s; a sync later than that was dated by a clock that has been set back since
+_SLACK = 15.0  # s that a sync may take, the application's burst and a slow uplink included
 
 
-def ask(path: str, request: str, timeout: float) -> tuple[int, bytes]:
-    """Exit code and output for a request, `list` or `sync DATABASE`, within `timeout` seconds.
+class Database(NamedTuple):
+    """What Litestream and the file system say of one database."""
 
-    The code is NOT_RUNNING where Litestream is not. Raises OSError where nobody answers on socket `path`,
-    ValueError for an answer that is none.
+    age: float | None  # s since all that Litestream knew was in the replica; None: not since it started
+    txid: int
+    status: str  # replicating, stopped
+    error: str  # why Litestream cannot read it; while it cannot, `age` says nothing
+    missing: bool
+    replaced: bool  # Litestream has another file open than the one that is there
+    room: int | None  # bytes
+    inodes: int | None
+
+
+class Answer(NamedTuple):
+    """Litestream's databases by path, and how long it has been running (s)."""
+
+    uptime: float
+    databases: dict[str, Database]
+
+
+def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
+    """Answer to a request, `list` or `sync DATABASE`, within `timeout` seconds; its `error` is Litestream's.
+
+    Raises OSError where nobody answers on socket `path`, ValueError for an answer that is none.
     """
     end = time.monotonic() + timeout
     answer = b""
@@ -38,42 +60,54 @@ def ask(path: str, request: str, timeout: float) -> tuple[int, bytes]:
             if left <= 0 or len(answer) > _MAX_ANSWER:
                 raise ValueError("answers too slowly or too much")
             connection.settimeout(left)
-    found = re.fullmatch(rb"(.*)exit (\d{1,3})\n", answer, re.DOTALL)
-    if not found:
-        raise ValueError("unexpected answer")
-    return int(found[2]), found[1]
-
-
-def ages(path: str) -> dict[str, float | None]:
-    """Seconds since the last successful sync, per database path; None where there was none yet.
-
-    Raises OSError or ValueError when Litestream does not tell.
-    """
-    code, output = ask(path, "list", LIST_TIMEOUT)
-    if code:
-        raise ValueError("Litestream is not running" if code == NOT_RUNNING else "Litestream does not answer")
-    answer = json.loads(output)
-    now = read_clock().wall
-    result: dict[str, float | None] = {}
     try:
-        for database in answer["databases"]:
-            at = parse_iso(str(database.get("last_sync_at", "")))
-            name = "".join(c for c in str(database["path"]) if c.isprintable())
-            result[name] = None if at is None or at > now + _FUTURE else max(0.0, now - at)
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError("unexpected answer") from None
+        result = json.loads(answer)
+    except (ValueError, RecursionError):
+        result = None
+    if not isinstance(result, dict):
+        raise ValueError("unexpected answer")
     return result
 
 
-def try_ages(path: str) -> tuple[dict[str, float | None], str]:
-    """`ages`, or nothing and the reason why."""
-    if not path:
-        return {}, "no socket configured"
+def _database(raw: dict[str, Any], now: float) -> Database:
+    at = parse_iso(str(raw.get("last_sync_at", "")))
+    return Database(
+        age=None if at is None or at > now + _FUTURE else max(0.0, now - at),
+        txid=int(raw.get("txid", 0)),
+        status=str(raw.get("status", "")),
+        error=str(raw.get("error", "")),
+        missing=bool(raw.get("missing")),
+        replaced=bool(raw.get("replaced")),
+        room=None if raw.get("room") is None else int(raw["room"]),
+        inodes=None if raw.get("inodes") is None else int(raw["inodes"]),
+    )
+
+
+def look(path: str) -> Answer:
+    """Ask for all databases. Raises OSError or ValueError when Litestream does not tell."""
+    raw = ask(path, "list", LIST_TIMEOUT)
+    if raw.get("error"):
+        raise ValueError(f"Litestream {raw['error']}")
+    now = read_clock().wall
     try:
-        return ages(path), ""
-    except (OSError, ValueError, RecursionError) as exc:
+        databases = {
+            "".join(c for c in str(each["path"]) if c.isprintable()): _database(each, now)
+            for each in raw["databases"]
+        }
+        return Answer(float(raw["uptime_s"]), databases)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise ValueError("unexpected answer") from None
+
+
+def try_look(path: str) -> tuple[Answer, str]:
+    """`look`, or nothing and the reason why."""
+    if not path:
+        return Answer(0.0, {}), "no socket configured"
+    try:
+        return look(path), ""
+    except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        return {}, f"{path}: {why}"
+        return Answer(0.0, {}), f"{path}: {why}"
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -92,3 +126,31 @@ def unmatched(patterns: list[str], paths: Iterable[str]) -> list[str]:
 def unknown(config: Config, paths: Collection[str]) -> list[str]:
     """Return what is configured and not among Litestream's databases, patterns that match none included."""
     return [path for path in config.databases if path not in paths] + unmatched(config.patterns, paths)
+
+
+def limit(config: Config) -> float:
+    """Seconds after which a database that is not in the replica is late."""
+    return 2 * config.sync_interval + _SLACK
+
+
+def _problem(config: Config, database: Database, uptime: float) -> str:
+    """Why what the application wrote a moment ago may not be in the replica; empty where it is."""
+    if database.missing:
+        return "is gone, and what an application still writes to it is lost"
+    if database.replaced:
+        return "was replaced, and Litestream has the old file open"
+    if database.status != "replicating":
+        return f"is not being replicated: Litestream has it {database.status}"
+    if database.error:
+        return f"cannot be read by Litestream: {database.error}"
+    if (uptime if database.age is None else database.age) > limit(config):
+        return "has not been replicated lately"
+    return ""
+
+
+def problems(config: Config, answer: Answer) -> dict[str, str]:
+    """Say what is not replicated, by path or pattern, and why: the one judge of it."""
+    found = {path: _problem(config, each, answer.uptime) for path, each in answer.databases.items()}
+    for path in unknown(config, answer.databases):
+        found[path] = "matches no database" if path in config.patterns else "is not known to Litestream"
+    return {path: why for path, why in found.items() if why}

@@ -231,11 +231,20 @@ class Run:
         before = self.state.failure
         unproven = self.mark_login()
         self.record_failure(RotatorError("interrupted"), reason)
+        self.state.before = before
         self.save(durable=unproven)
         if unproven and reason == "forced":
             self.refuse_without_memory()
-        self.write_next()
-        self.state.failure = before
+        try:
+            self.write_next()
+        except RotatorError as unwritten:
+            # No request, so no login either; what is on disk would look like a run under way.
+            self.state.failure, self.state.before = before, None
+            self.state.unknown -= unproven
+            self.record_failure(unwritten, reason)
+            self.keep(unwritten)
+            raise
+        self.state.failure, self.state.before = before, None
         try:
             self.fetch_and_hand_over(reason)
         except Exception as exc:
@@ -324,19 +333,25 @@ class Run:
         count = previous.count + 1 if previous and alike else 1
         lifetime, jitter = self.config.expected_lifetime, os.urandom(1)[0] / 256
         delay = schedule.backoff(error.kind.name, count, lifetime, error.retry_after, jitter)
+        if error.kind.name == "answer_short_lived":
+            # Once those held have run out, there is nothing to be shorter-lived than.
+            delay = min(delay, self.remaining(clock) or delay)
         self.state.failure = Failure(
-            error.kind.name, error.detail, reason, clock.wall, clock.boot, count, delay
+            error.kind.name, error.detail, reason, clock.wall, clock.boot, count, delay, error.retry_after
         )
         return self.state.failure
 
     def tell(self, error: RotatorError, delay: float | None = None) -> Kind:
-        """Report an error and keep it for those who ask later."""
-        clock = read_clock()
-        self.state.last_error = LastError(error.kind.name, error.detail, clock.wall)
+        """Keep an error and report it."""
+        self.keep(error)
+        report(error, delay, self.remaining(read_clock()))
+        return error.kind
+
+    def keep(self, error: RotatorError) -> None:
+        """Keep an error for those who ask later."""
+        self.state.last_error = LastError(error.kind.name, error.detail, read_clock().wall)
         self.count(error.kind.name)
         self.save()
-        report(error, delay, self.remaining(clock))
-        return error.kind
 
     def save(self, durable: bool = True) -> None:
         """Save the state; a disk that is full or worn out must not stop a rotation."""
@@ -377,5 +392,5 @@ def report(error: RotatorError, delay: float | None = None, held: float | None =
         detail=error.detail or None,
         retry_in_s=delay,
         credentials_left_s=held,
-        fix=error.kind.fix,
+        fix=error.kind.advice,
     )

@@ -22,7 +22,7 @@ FILE_NAME = "next"
 NEVER = 10**14  # s; more than any boot lasts
 FIRST_BACKOFF = 60.0  # s
 MAX_BACKOFF = 900.0  # s; also every permanent error's, which makes four attempts an hour
-MAX_RETRY_AFTER = 3600.0  # s; more than the provider would ever mean
+MAX_RETRY_AFTER = 3600.0  # s; more than the provider would ever mean, and no wait is longer
 MAX_LIFETIME = 43200.0  # s; the longest the provider grants
 BACKOFF_JITTER = 0.1  # added, so that it never shortens the wait
 LIFETIME_JITTER = 0.1  # of the life time, taken off
@@ -108,7 +108,7 @@ def backoff(kind: str, count: int, lifetime: float, retry_after: float | None, j
         return 0.0
     if retry_after is not None:
         delay = max(delay, min(retry_after, MAX_RETRY_AFTER))
-    return delay * (1 + BACKOFF_JITTER * jitter)
+    return min(delay * (1 + BACKOFF_JITTER * jitter), MAX_RETRY_AFTER)
 
 
 def stepped(state: State, clock: Clock) -> float:

@@ -41,6 +41,7 @@ class Failure(NamedTuple):
     boot: float
     count: int  # type: ignore[assignment]  # how many in a row; a tuple's own count is of no use here
     delay: float
+    retry_after: float | None = None  # what the provider asked for
 
 
 class LastError(NamedTuple):
@@ -56,6 +57,7 @@ class State(SimpleNamespace):
 
     success: Success | None
     failure: Failure | None
+    before: Failure | None  # what failed before the attempt that is under way
     last_error: LastError | None
     latched: bool  # the token refused the PIN
     pin: Stat | None  # the PIN file as it was then, and at the unknown ones
@@ -69,6 +71,7 @@ class State(SimpleNamespace):
         fresh: dict[str, Any] = {
             "success": None,
             "failure": None,
+            "before": None,
             "last_error": None,
             "latched": False,
             "pin": None,
@@ -120,6 +123,7 @@ _CHECKS = {
     "usable": _number,
     "due_after": _number,
     "delay": _number,
+    "retry_after": lambda value: value is None or _number(value),
     "clock_skew": _number,
     "count": _count,
     "kind": lambda value: isinstance(value, str) and value in KINDS,
@@ -132,7 +136,12 @@ _CHECKS = {
     "accepted": _stat,
     "attempts": _counters,
 }
-_RECORDS: dict[str, type[Any]] = {"success": Success, "failure": Failure, "last_error": LastError}
+_RECORDS: dict[str, type[Any]] = {
+    "success": Success,
+    "failure": Failure,
+    "before": Failure,
+    "last_error": LastError,
+}
 
 
 def _checked(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -145,7 +154,9 @@ def _checked(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def _value(name: str, value: Any) -> Any:
     record = _RECORDS.get(name)
     if record:
-        return None if value is None else record(**_checked(value, record._fields))
+        if value is None:
+            return None
+        return record(**_checked({**record._field_defaults, **value}, record._fields))
     if not _CHECKS[name](value):
         raise ValueError(name)
     return value
@@ -157,8 +168,8 @@ def parse(data: bytes) -> State:
         raw = json.loads(data)
         if raw.pop("version") != VERSION:
             return State()
-        # A state of version 2.0.0 has none of these two; its latch must not be lost.
-        raw = {"unknown": 0, "accepted": None, **raw}
+        # An older state has none of these; its latch must not be lost.
+        raw = {"unknown": 0, "accepted": None, "before": None, **raw}
         return State(**_checked(raw, vars(State())))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return State()

@@ -9,11 +9,11 @@ import textwrap
 from typing import Any
 
 from edge_rotator import config as configuration
-from edge_rotator import delivery, files, lock, replication, rotation, schedule, token
+from edge_rotator import delivery, files, lock, replication, rotation, schedule, timer, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
-from edge_rotator.errors import KINDS, RotatorError, plain
+from edge_rotator.errors import KINDS, STATUS, RotatorError, plain
 from edge_rotator.state import LastError, State
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -23,8 +23,13 @@ CLOCK_SLACK = 60.0  # s that the clock may be behind the configuration's own dat
 WIDTH = 80
 MOST_PROBLEMS = 5
 MOST_DATABASES = 3
-RESTART_GRACE = 60.0  # s; a stop with its last sync, and the first sync after the start
-REPLICATION_WARNING = 300.0  # s; Litestream's longest back-off
+RESTART_GRACE = 30.0  # s; a restart takes one, and longer where a last sync has to be waited for
+ROOM = 1048576  # bytes; less is too little for the rotator's own files
+TICKS = {  # class and whether it ticks: the problem
+    ("timer_stopped", False): "the timer does not tick; nothing is tried until it does",
+    ("timer_stopped", True): "the timer is not enabled; a reboot ends its ticks",
+    ("unit_broken", False): "systemd cannot start the rotator; nothing is tried until it can",
+}
 
 
 def span(seconds: float) -> str:
@@ -39,10 +44,16 @@ def span(seconds: float) -> str:
     return f"{whole // 86400} d"
 
 
+def _under_way(state: State, clock: Clock) -> bool:
+    """Whether a rotation is under way, which looks like one that was interrupted."""
+    failure = state.failure
+    return bool(failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < lock.LIMIT)
+
+
 def _error(state: State, clock: Clock, pending: bool, stuck: str) -> dict[str, Any] | None:
     last, failure = state.last_error, state.failure
-    if failure and failure.kind == "interrupted" and 0 <= clock.boot - failure.boot < lock.LIMIT:
-        failure = None  # a rotation that is under way looks like one that was interrupted
+    if _under_way(state, clock):
+        failure = state.before
     # What the next attempt waits for goes before what came after it, such as a restart that failed too.
     if failure:
         last = LastError(failure.kind, failure.detail, failure.wall)
@@ -61,7 +72,7 @@ def _error(state: State, clock: Clock, pending: bool, stuck: str) -> dict[str, A
         "class": kind.name,
         "exit_code": kind.exit_code,
         "detail": last.detail,
-        "fix": kind.fix,
+        "fix": kind.advice if current else kind.fix,
         "at": format_iso(last.wall),
         "age_s": max(0.0, clock.wall - last.wall),
         "current": current,
@@ -80,18 +91,52 @@ def _next(config: Config, state: State, clock: Clock) -> tuple[float, str]:
     return entry.at - clock.boot, reason
 
 
-def _databases(config: Config) -> dict[str, Any]:
-    fresh, why = replication.try_ages(config.litestream_socket)
-    databases = {path: {"age_s": age, "known": True} for path, age in fresh.items()}
-    if not why:
-        unknown = replication.unknown(config, fresh)
-        databases.update({path: {"age_s": None, "known": False} for path in unknown})
+def _wait(state: State, clock: Clock, reason: str) -> str:
+    """Say for people why the next attempt waits, and who wants it to."""
+    if reason != "backoff" or not state.failure:
+        return reason
+    if _under_way(state, clock):
+        return "unless the one under way succeeds"
+    asked = state.failure.retry_after
+    by = "" if asked is None else f"; the provider asked for {asked:.0f} s, Retry-After"
+    return f"backoff after {state.failure.kind}{by}"
+
+
+def _databases(config: Config, answer: replication.Answer, why: str) -> dict[str, Any]:
+    known = answer.databases
+    problems = {} if why else replication.problems(config, answer)
     return {
         "socket": config.litestream_socket,
         "error": why or None,
-        "databases": databases,
-        "patterns": config.patterns,
+        "databases": {
+            path: {
+                "age_s": known[path].age if path in known else None,
+                "known": path in known,
+                "problem": problems.get(path),
+            }
+            for path in {**known, **problems}
+        },
     }
+
+
+def _rooms(config: Config, answer: replication.Answer) -> dict[str, str]:
+    """Directories without room for what is written there, and what they lack."""
+    rooms: dict[str, tuple[int | None, int | None, int]] = {}
+    for path in (config.directory, config.state_directory):
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            continue  # a rotation tells
+        rooms[path] = found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None, ROOM
+    for path, database in answer.databases.items():
+        rooms[os.path.dirname(path)] = database.room, database.inodes, replication.ROOM
+    lacks = {}
+    for path, (room, inodes, least) in rooms.items():
+        if room is not None and room < least:
+            lacks[path] = f"{room / 1048576:.1f} MiB left"
+        elif inodes is not None and inodes < replication.INODES:
+            lacks[path] = f"{inodes} inodes left"
+    return lacks
 
 
 def _certificate(config: Config, clock: Clock) -> dict[str, Any]:
@@ -113,10 +158,12 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
     present = os.path.exists(config.credentials_file)
     wait, reason = _next(config, state, clock)
     pending = rotation.restart_pending(config, state, clock)
+    ticks = timer.look()
     restarted = None
     if success and present and clock.boot >= success.boot and config.mode == "environment":
         restarted = clock.boot - success.boot
     installed = os.stat(config.path).st_mtime
+    answer, why = replication.try_look(config.litestream_socket)
     report: dict[str, Any] = {
         "thing": config.thing_name,
         "endpoint": config.endpoint,
@@ -129,6 +176,8 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "last_rotation": format_iso(success.wall) if success else None,
         "next_attempt_in_s": wait,
         "next_reason": reason,
+        "next_waits": _wait(state, clock, reason),
+        "timer": {**ticks._asdict(), "fix": KINDS[ticks.error].fix if ticks.error else None},
         "last_error": _error(state, clock, pending, lock.stuck(config)),
         "pin_latched": schedule.latched(state, config.pin_file),
         "restart_pending": pending,
@@ -137,7 +186,8 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "clock_set": clock.wall >= installed - CLOCK_SLACK,
         "clock_skew_s": -state.clock_skew,
         "attempts": state.attempts,
-        "replication": _databases(config),
+        "replication": _databases(config, answer, why),
+        "no_room": _rooms(config, answer),
         "certificate": _certificate(config, clock),
         "token": {
             "backend": config.backend,
@@ -162,6 +212,11 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
         found.append((CRITICAL, "no valid credentials"))
     if report["pin_latched"]:
         found.append((CRITICAL, "the token refused the PIN; nothing is tried until it changes"))
+    ticks = report["timer"]
+    if not ticks["known"]:
+        found.append((WARNING, "systemd does not say whether the timer ticks"))
+    elif ticks["error"]:
+        found.append((WARNING if ticks["runs"] else CRITICAL, TICKS[ticks["error"], ticks["runs"]]))
     error = report["last_error"]
     skewed = abs(report["clock_skew_s"]) > delivery.CLOCK_TOLERANCE
     # Of these two the credentials are good; they have lines of their own.
@@ -170,7 +225,7 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
         found.append((CRITICAL, "the lock is held and not let go; nothing is tried until it is"))
     elif error and error["current"] and not told:
         found.append((WARNING, f"the last attempt failed: {error['class']}"))
-    if report["restart_pending"]:
+    if report["restart_pending"] and not _restarting(report):
         found.append((WARNING, "Litestream has yet to be restarted"))
     if not report["clock_set"]:
         found.append((WARNING, f"the clock is not set: it says {report['now']}"))
@@ -184,25 +239,34 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     elif remaining < report["certificate"]["warning_s"]:
         level = CRITICAL if remaining <= 0 else WARNING
         found.append((level, "the certificate has expired or soon will"))
+    found += [(WARNING, f"hardly any room in {path}: {lack}") for path, lack in report["no_room"].items()]
     found += [(WARNING, text) for text in _replication_problems(report)]
     return max((level for level, _ in found), default=OK), [text for _, text in found]
 
 
+def _restarting(report: dict[str, Any]) -> bool:
+    """Whether the restart that follows a rotation is under way."""
+    since = report["restarted_s_ago"]
+    return bool(report["restart_pending"]) and since is not None and since < RESTART_GRACE
+
+
 def _replication_problems(report: dict[str, Any]) -> list[str]:
-    """List what Litestream's own answer says against `ok`."""
-    # Just restarted, Litestream may have nothing to tell yet.
-    settling = report["restarted_s_ago"] is not None and report["restarted_s_ago"] < RESTART_GRACE
-    if report["replication"]["error"]:
-        return ["Litestream does not answer"] if report["replication"]["socket"] and not settling else []
-    found = []
-    for path, database in report["replication"]["databases"].items():
-        age = database["age_s"]
-        if not database["known"] and not settling:
-            nothing = path in report["replication"]["patterns"]
-            found.append(f"{path} matches no database" if nothing else f"{path} is not known to Litestream")
-        elif (age is None and not settling) or (age is not None and age > REPLICATION_WARNING):
-            found.append(f"{path} has not been replicated lately")
-    return found
+    """List what speaks against the replica."""
+    replica = report["replication"]
+    if replica["error"]:
+        return ["Litestream does not answer"] if replica["socket"] and not _restarting(report) else []
+    return [f"{path} {each['problem']}" for path, each in replica["databases"].items() if each["problem"]]
+
+
+def _lateness(database: dict[str, Any]) -> float:
+    return math.inf if database["age_s"] is None else float(database["age_s"])
+
+
+def _replicated(database: dict[str, Any]) -> str:
+    if database["age_s"] is None:
+        return "never synced"
+    # Litestream goes on to sync what it had before it could not read the database any more.
+    return f"{'last ' if database['problem'] else ''}synced {span(database['age_s'])} ago"
 
 
 def _replicas(report: dict[str, Any]) -> list[str]:
@@ -210,20 +274,26 @@ def _replicas(report: dict[str, Any]) -> list[str]:
     if report["replication"]["error"]:
         return [f"unknown: {report['replication']['error']}"]
     databases = report["replication"]["databases"]
-    ages = {path: each["age_s"] for path, each in databases.items()}
-    order = sorted(ages, key=lambda path: -(math.inf if ages[path] is None else ages[path]))
-    rows = [
-        f"{path}: " + ("never synced" if ages[path] is None else f"synced {span(ages[path])} ago")
-        for path in order
-    ]
+    order = sorted(databases, key=lambda path: -_lateness(databases[path]))
+    rows = [f"{path}: {_replicated(databases[path])}" for path in order]
     if len(rows) > MOST_DATABASES:
         rows[MOST_DATABASES - 1 :] = [f"and {len(rows) - MOST_DATABASES + 1} more, synced later than these"]
     return rows or ["Litestream has no database"]
 
 
+def _schedule(report: dict[str, Any]) -> str:
+    """When the next attempt is, if there is one, and when the last tick was."""
+    ago, wait = report["timer"]["ago"], report["next_attempt_in_s"]
+    last = "unknown" if ago is None else f"{span(ago)} ago"
+    if not report["timer"]["runs"]:
+        return f"none until the timer ticks again, last tick {last}"
+    when = f"in {span(wait)} ({report['next_waits']})" if wait else "at the next tick"
+    return f"{when}, last tick {last}"
+
+
 def render(report: dict[str, Any]) -> str:
-    """Write the report for people: at most 80 by 24 characters."""
-    left, wait = report["credentials"]["remaining_s"], report["next_attempt_in_s"]
+    """Write the report for people: at most 80 by 24 characters, or more for a fix that needs it."""
+    left = report["credentials"]["remaining_s"]
     problems = report["problems"]
     if len(problems) > MOST_PROBLEMS:
         problems = [*problems[: MOST_PROBLEMS - 1], f"and {len(problems) - MOST_PROBLEMS + 1} more (--json)"]
@@ -234,8 +304,10 @@ def render(report: dict[str, Any]) -> str:
         ("provider", f"{report['endpoint']}, role alias {report['role_alias']}"),
         ("credentials", f"last {span(left)} more" if left > 0 else "none that are valid"),
         ("last rotation", report["last_rotation"] or "never"),
-        ("next attempt", f"in {span(wait)} ({report['next_reason']})" if wait else "at the next tick"),
+        ("next attempt", _schedule(report)),
     ]
+    if report["timer"]["error"]:
+        rows += [("timer", report["timer"]["detail"]), ("  its fix", report["timer"]["fix"])]
     error = report["last_error"]
     if error:
         when = "now" if error["current"] else f"fixed since, {span(error['age_s'])} ago"
@@ -257,8 +329,10 @@ def render(report: dict[str, Any]) -> str:
     ]
     lines = []
     for name, text in rows:
+        # A command that is cut is none.
+        most = None if name == "  its fix" else 2
         parts = textwrap.wrap(
-            plain(text), WIDTH - 14, max_lines=2, placeholder=" …", break_on_hyphens=False
+            plain(text), WIDTH - 14, max_lines=most, placeholder=" …", break_on_hyphens=False
         ) or [""]
         lines += [f"{name if not n else '':14}{part}" for n, part in enumerate(parts)]
     return "\n".join(lines) + "\n"
@@ -271,7 +345,7 @@ def run(path: str, as_json: bool) -> int:
         files.become(config.user)
         # What cannot be read must not look like a device without credentials.
         if not os.access(config.state_directory, os.R_OK | os.X_OK):
-            raise RotatorError("state_failed", f"cannot read {config.state_directory}: run as root")
+            raise RotatorError("state_failed", f"cannot read {config.state_directory}: run `{STATUS}`")
     except RotatorError as error:
         unknown = {"level": "unknown", "exit_code": UNKNOWN, "problems": [error.detail]}
         print(json.dumps(unknown, indent=2) if as_json else f"status        unknown\n{error.detail}")

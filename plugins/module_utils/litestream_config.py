@@ -103,7 +103,6 @@ _SHARED = re.compile(
     r"|polkit-1|private|python|softhsm|sudo|systemd|ucf)(/.*)?"
 )
 _BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
-_STALE = 300.0  # s; `edge-rotator status` warns of a database that was synced longer ago
 _STOP_MARGIN = 15.0  # s; what a stop takes beside the last sync of each database
 _STOP_LEAST = 45  # s
 
@@ -278,7 +277,7 @@ def _database(
 
 
 def _intervals(config: Config, version: str, restart_interval: float) -> list[str]:
-    """Intervals that this version cannot honour between two restarts, or that status takes for a fault."""
+    """Intervals that this version cannot honour, between two restarts or at all."""
     problems: list[str] = []
     replicas = {
         f"litestream_config.dbs[{number}].replica[{index}]": replica
@@ -294,13 +293,6 @@ def _intervals(config: Config, version: str, restart_interval: float) -> list[st
                 f"litestream_config.snapshot.retention is '{merged['retention']}', shorter than "
                 f"snapshot.interval '{merged['interval']}': nothing could be restored in between"
             )
-        for where, place in {"litestream_config": config, **replicas}.items():
-            value = place.get("sync-interval")
-            if (seconds(value) or 0) >= _STALE:
-                problems.append(
-                    f"{where}.sync-interval is '{value}', but `edge-rotator status` warns of a database "
-                    f"that was not synced for {_STALE:.0f} s: set it below 5m"
-                )
         return problems
     for where, replica in replicas.items() if restart_interval else ():
         value = replica.get("retention-check-interval")
@@ -404,6 +396,34 @@ def patterns(config: Config) -> list[str]:
         for database in config.get("dbs", [])
         if "dir" in database
     ]
+
+
+def _bucket_url(replica: Config, top: Config, bucket: str, region: str) -> str:
+    """URL of a replica's bucket, as Litestream would write it."""
+    setting = {**top, **replica}
+    endpoint = str(setting.get("endpoint") or "").rstrip("/")
+    # Without the key, an endpoint of one's own is asked by path.
+    by_path = setting["force-path-style"] if setting.get("force-path-style") is not None else bool(endpoint)
+    endpoint = endpoint or f"https://s3.{setting.get('region') or region}.amazonaws.com"
+    return f"{endpoint}/{bucket}" if by_path else endpoint.replace("https://", f"https://{bucket}.", 1)
+
+
+def replica_places(config: Config, region: str) -> list[list[str]]:
+    """URL of the bucket and path in it, of the first replica of each path, then of each `dir`."""
+    entries = [entry for entry in config.get("dbs") or [] if isinstance(entry, dict) and replicas_of(entry)]
+    places = []
+    for entry in sorted(entries, key=lambda entry: "dir" in entry):
+        replica = replicas_of(entry)[0]
+        bucket, path = location(replica, config)
+        places.append([_bucket_url(replica, config, bucket, region), path])
+    return places
+
+
+def sync_interval(config: Config) -> float:
+    """Longest interval at which a database is synced, in seconds; Litestream's default is one."""
+    replicas = [replica for entry in config.get("dbs") or [] for replica in replicas_of(entry)]
+    given = [replica.get("sync-interval", config.get("sync-interval", "1s")) for replica in replicas]
+    return max((seconds(value) or 1.0 for value in given), default=1.0)
 
 
 def groups_of(config: Config, named: dict[str, str], default: str) -> dict[str, str]:

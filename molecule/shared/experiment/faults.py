@@ -187,8 +187,8 @@ def until(reached: Callable[[], bool], at_most_s: float) -> float | None:
 class Drill:
     """One walk over some rows, on all devices at once."""
 
-    def __init__(self, targets: list[Device]) -> None:
-        self.targets = targets
+    def __init__(self, targets: list[Device], record: bool = True) -> None:
+        self.targets, self.record = targets, record
         self.outcomes: list[Outcome] = []
         self.recorded: dict[str, dict[str, Any]] = {}
         self.begun = time.monotonic()
@@ -216,11 +216,11 @@ class Drill:
         if not targets:
             return []
         # One device's metrics tell enough: the alerts do not know of modes.
-        record = [targets[0].metrics()] if fault.alert else []
+        record = [targets[0].metrics()] if fault.alert and self.record else []
         try:
             self.everywhere(fault.inject, targets)
             self.each(lambda device: self.observe(fault, device, outcomes[device.name]), targets)
-            if fault.alert:
+            if record:
                 record.append(targets[0].metrics())
                 time.sleep(BETWEEN_SAMPLES_S)
                 self.recorded[fault.name] = alerts.compact([*record, targets[0].metrics()])

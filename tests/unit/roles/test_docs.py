@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from jinja2 import Environment
 
 from edge_rotator.errors import KINDS
@@ -69,6 +72,7 @@ def test_every_error_class_has_its_symptom() -> None:
     assert not missing
 
 
+@functools.cache
 def sudoers(mode: str) -> set[str]:
     """What operators type after `sudo`, from the template of the rules."""
     template = Environment(autoescape=False).from_string(  # noqa: S701 - a sudoers file, no page
@@ -96,6 +100,67 @@ def test_operators_commands_are_those_that_sudo_allows() -> None:
     allowed = sudoers("process") | sudoers("environment") | {"-l"}
     assert used <= allowed, used - allowed
     assert used & sudoers("process")
+
+
+# What needs no rights on the device, or no device.
+ANYBODY = ("timedatectl", "df -h ", "df -i ", "ls -l ", "id -nG", "aws ", "systemctl show ")
+PROGRAMS = (
+    "sudo",
+    "systemctl",
+    "journalctl",
+    "litestream",
+    "edge-rotator",
+    "kill",
+    "df",
+    "systemd-tmpfiles",
+    "aws",
+)
+
+
+def refused(command: str, before: str) -> bool:
+    """Whether this command, after such words, is one that its reader cannot run."""
+    words = re.sub(r"^(sudo(?: -u edge-rotator)?) edge-rotator ", r"\1 /usr/local/bin/edge-rotator ", command)
+    allowed = sudoers("process") | sudoers("environment") | {"-l"}
+    if words.startswith("sudo "):
+        return words.removeprefix("sudo ") not in allowed
+    as_root = re.search(r"[Aa]s root[^.]*$", before)
+    return not (f"{words} ".startswith(ANYBODY) or as_root)
+
+
+def hints() -> list[tuple[str, str]]:
+    """Commands that a person is told to run, and the words before each in the same text."""
+    texts = [kind.advice for kind in KINDS.values()]
+    for name in ("doctor", "status", "lock", "timer", "rotation", "cli"):
+        nodes = list(ast.walk(ast.parse((ROOT / f"edge_rotator/{name}.py").read_text())))
+        docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+        constants = [node for node in nodes if isinstance(node, ast.Constant) and node not in docstrings]
+        texts += [str(node.value) for node in constants]
+    alerts = yaml.safe_load((ROOT / "files/prometheus-alerts.yml").read_text())
+    texts += [rule["annotations"]["description"] for group in alerts["groups"] for rule in group["rules"]]
+    operators = (ROOT / "docs/troubleshooting.md").read_text().partition("## As root")[0]
+    texts += re.sub(r"```.*?```", "", operators, flags=re.DOTALL).splitlines()
+    found = []
+    for text in texts:
+        for match in re.finditer(r"`([^`]+)`|^  (sudo .+?)(?=  |$)", text, re.MULTILINE):
+            command = match[1] or match[2]
+            program, *rest = command.split()
+            if program in PROGRAMS and rest:
+                found.append((command, text[: match.start()]))
+    # Blocks of commands, with the line that introduces them.
+    for line, block in re.findall(r"([^\n]*)\n\n?```sh\n(.*?)```", operators, re.DOTALL):
+        found += [(command.partition("  #")[0].strip(), line) for command in block.splitlines()]
+    return found
+
+
+def test_every_hint_is_a_command_that_its_reader_may_run() -> None:
+    """By the list of sudo, without rights, or marked as root's."""
+    commands = hints()
+    assert len(commands) > 40
+    assert [command for command, before in commands if refused(command, before)] == []
+    assert refused("sudo systemctl start edge-rotator-force.service", "")
+    assert refused("systemctl status litestream", "")
+    assert refused("kill -CONT 7", "As root you may do more. Run")
+    assert not refused("kill -CONT 7", "as root, run")
 
 
 def claims() -> list[tuple[str, str]]:

@@ -22,13 +22,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from faultserver import FaultServer
 from pki import Authority, key_pem
 
-from edge_rotator import cli, clock, lock, metrics, replication, rotation, status
+from edge_rotator import cli, clock, lock, metrics, replication, rotation, status, timer
 from edge_rotator import config as configuration
 
 ROOT = Path(__file__).parents[3]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "canary-pin-4711"
 THING = "edge01"
+TICKING = timer.Ticks(True, True, 12.0, "", "")
+TICKS = f"from edge_rotator import timer; timer.look = lambda: timer.Ticks(*{tuple(TICKING)})"
 # Children are measured too when we are.
 COVERAGE = (
     f"import os; os.environ['COVERAGE_FILE'] = {str(ROOT / '.coverage')!r}\n"
@@ -142,6 +144,7 @@ class Device:
         code = (
             "import sys; sys.path[:0] = sys.argv[1:3]; sys.argv[1:3] = []\n"
             f"{COVERAGE}\n"
+            f"{TICKS}\n"
             "from edge_rotator.cli import main; sys.exit(main())"
         )
         library = sysconfig.get_paths()["platlib"]
@@ -194,6 +197,12 @@ def _umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tests run there need be no systemd."""
+    monkeypatch.setattr(timer, "look", lambda: TICKING)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.respond(self)
 
+    do_PUT = do_DELETE = do_GET  # noqa: N815 - the names are http.server's
+
     def reply(
         self,
         status: int,

@@ -14,19 +14,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from conftest import ROOT, Device
+from faultserver import Handler
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor
+from edge_rotator import clock, doctor, replication
 from edge_rotator import config as configuration
-from edge_rotator.errors import KINDS, RotatorError
+from edge_rotator.errors import FORCE, KINDS, RotatorError
 
 Pki = tuple[Authority, Authority, Path]
 CHECKS = [
     "config",
+    "timer",
     "pycurl",
     "module",
     "token",
@@ -80,24 +83,22 @@ def control_socket(path: Path, answer: bytes, asked: list[str] | None = None) ->
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def listing(*ages: float | None) -> bytes:
-    """Litestream's answer, with a database per age (s)."""
+def listing(*ages: float | None, uptime: float = 1000.0, **facts: object) -> bytes:
+    """Answer of litestream-query, with a database per age (s), and the same facts of each."""
     at = clock.read_clock().wall
     databases = [
-        {"path": f"/db{n}", "status": "replicating"}
+        {"path": f"/db{n}", "status": "replicating", "txid": 7, "error": "", **facts}
         | ({} if age is None else {"last_sync_at": clock.format_iso(at - age)})
         for n, age in enumerate(ages)
     ]
-    return json.dumps({"databases": databases}, indent=2).encode() + b"\nexit 0\n"
+    return json.dumps({"uptime_s": uptime, "databases": databases}).encode()
 
 
 @pytest.fixture
 def whole(device: Device) -> Iterator[Device]:
-    """A device of which nothing is broken; the fault server stands in for S3 too."""
-    litestream = device.root / "etc/litestream.yml"
-    litestream.write_text(f"dbs:\n- replica:\n    endpoint: http://{device.server.endpoint}\n")
+    """A device of which nothing is broken, but for an S3 that there is none of."""
     with control_socket(device.root / "ls.sock", listing(1.0)) as path:
-        device.configure(delivery={"litestream_socket": str(path), "litestream_config": str(litestream)})
+        device.configure(delivery={"litestream_socket": str(path)})
         yield device
 
 
@@ -106,17 +107,21 @@ def test_all_is_well(whole: Device) -> None:
     found = Lines(done.stdout)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert list(found) == CHECKS
-    assert {name for name, verdict in found.items() if verdict != "ok"} == {"login", "provider"}
+    assert {name for name, verdict in found.items() if verdict != "ok"} == {"login", "provider", "s3"}
     assert whole.server.requests == []
 
     done = whole.run("doctor", "--login")
-    assert (done.returncode, set(Lines(done.stdout).values())) == (0, {"ok"}), done.stdout
+    found = Lines(done.stdout)
+    assert (done.returncode, found.pop("s3"), set(found.values())) == (0, "skipped", {"ok"}), done.stdout
     assert len(whole.server.requests) == 1
     assert not whole.credentials.exists()
 
 
 def test_every_link_is_walked_when_most_are_broken(device: Device) -> None:
     device.server.stop()
+    device.configure(
+        delivery={"replicas": [["https://localhost:1/bucket", "edge01/app.db"]], "databases": ["/app.db"]}
+    )
     device.certificate.write_text("nonsense")
     (device.root / "tokens").rename(device.root / "elsewhere")
     done = device.run("doctor", "--login")
@@ -196,6 +201,14 @@ def test_a_check_that_hangs_ends_whatever_its_caller_ignores(how: str) -> None:
     assert done.returncode == -signal.SIGALRM
 
 
+def test_what_to_run_after_repairing_is_said_once(device: Device) -> None:
+    device.server.stop()
+    text = device.run("doctor").stdout
+    assert text.splitlines()[-1].strip() == f"After repairing: `{FORCE}`"
+    assert text.count("failed") > 1
+    assert text.count(FORCE) == 1
+
+
 def test_check_with_a_fault() -> None:
     def fault() -> str:
         raise LookupError("what")
@@ -246,42 +259,95 @@ def test_clock(config: configuration.Config, monkeypatch: pytest.MonkeyPatch) ->
     assert kind(lambda: doctor._certificate(config)) == "tls_client_refused"
 
 
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ("", ("s3.eu-central-1.amazonaws.com", 443, True)),
-        ("endpoint: https://s3.lab.test:9000", ("s3.lab.test", 9000, True)),
-        ("  - endpoint: 'minio.local'  # ours", ("minio.local", 443, True)),
-        ('endpoint: "http://10.0.0.1"', ("10.0.0.1", 80, False)),
-        ("# endpoint: https://old.test", ("s3.eu-central-1.amazonaws.com", 443, True)),
-    ],
-)
-def test_place_of_s3(
-    config: configuration.Config, tmp_path: Path, text: str, place: tuple[str, int, bool]
-) -> None:
-    path = tmp_path / "litestream.yml"
-    path.write_text(f"dbs:\n- path: /x\n  replica:\n    {text}\n")
-    config.litestream_config = str(path)
-    assert doctor.s3_place(config) == place
+class Bucket:
+    """What S3 does, on the fault server: keeps objects, and refuses an operation with words of its own."""
+
+    def __init__(self, device: Device) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.refused = ""
+        self.queries: list[str] = []
+        device.server.context.verify_mode = ssl.CERT_NONE
+        device.server.respond = self.respond
+
+    def respond(self, handler: Handler) -> None:
+        path, _, query = handler.path.partition("?")
+        length = int(handler.headers.get("Content-Length", 0))
+        body = handler.rfile.read(length)
+        operation = "LIST" if query else handler.command
+        if operation == self.refused:
+            words = b"<Error><Code>AccessDenied</Code><Message>not \x1byou</Message></Error>"
+            return handler.reply(403, words)
+        if query:
+            self.queries.append(query)
+            prefix = parse_qs(query)["prefix"][0]
+            keys = [key for key in self.objects if key.removeprefix("/bucket/").startswith(prefix)]
+            return handler.reply(200, "".join(f"<Key>{key}</Key>" for key in keys).encode())
+        if handler.command == "PUT":
+            self.objects[path] = body
+        elif handler.command == "DELETE":
+            self.objects.pop(path, None)
+            return handler.reply(204, b"")
+        return handler.reply(200, self.objects.get(path, b""))
 
 
-def test_s3_over_tls(
-    config: configuration.Config,
-    local: Device,
-    pki: Pki,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def bucket(
+    config: configuration.Config, local: Device, pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    """An S3 with a bucket, and credentials for it."""
+    assert local.tick() == 0
+    monkeypatch.setattr(doctor, "_output", lambda command: (0, f"A=x SSL_CERT_FILE={pki[0].path}\n"))
+    config.replicas = [[f"https://{local.server.endpoint}/bucket", "edge01/app.db"]]
+    config.databases, config.sync_interval = ["/db0"], 0
+    monkeypatch.setattr(replication, "_SLACK", 0.0)
+    with control_socket(tmp_path / "query", listing(1.0)) as path:
+        config.litestream_socket = str(path)
+        yield Bucket(local)
+
+
+def test_s3_takes_gives_and_lists(config: configuration.Config, bucket: Bucket) -> None:
+    bucket.objects["/bucket/edge01/app.db/0000/0000000000000007-0000000000000007.ltx"] = b"x"
+    assert "took, gave and listed, and what Litestream has is there" in doctor._s3(config)
+    assert len(bucket.objects) == 1, "what was written to see whether it can be is gone"
+    assert "prefix=edge01%2Fapp.db%2F0000%2F0000000000000007" in bucket.queries[0]
+
+
+def test_what_s3_has_is_compared_with_what_litestream_has(
+    config: configuration.Config, bucket: Bucket
 ) -> None:
-    """With the CA that Litestream's unit names, and no other."""
-    path = tmp_path / "litestream.yml"
-    path.write_text(f"endpoint: https://{local.server.endpoint}\n")
-    config.litestream_config = str(path)
-    unit = f"AWS_REGION=x SSL_CERT_FILE={pki[0].path}\n"
-    monkeypatch.setattr(doctor, "_output", lambda command: (0, unit))
-    local.server.context.verify_mode = ssl.CERT_NONE
-    assert "answers 200 to a request without a signature" in doctor._s3(config)
+    bucket.objects["/bucket/edge01/app.db/0000/0000000000000006-0000000000000006.ltx"] = b"x"
+    with pytest.raises(RotatorError, match="transaction 7 is not there") as caught:
+        doctor._s3(config)
+    assert caught.value.kind.name == "replication_stalled"
+
+
+@pytest.mark.parametrize("operation", ["PUT", "GET", "LIST"])
+def test_s3_refuses_in_its_own_words(config: configuration.Config, bucket: Bucket, operation: str) -> None:
+    bucket.refused = operation
+    with pytest.raises(RotatorError) as caught:
+        doctor._s3(config)
+    assert caught.value.kind.name == "s3_refused"
+    assert "HTTP 403, AccessDenied: not you" in caught.value.detail
+    assert "canary" not in caught.value.detail
+
+
+def test_a_device_that_may_not_delete_is_well(config: configuration.Config, bucket: Bucket) -> None:
+    bucket.objects["/bucket/edge01/app.db/0000/0000000000000007-0000000000000007.ltx"] = b"x"
+    bucket.refused = "DELETE"
+    assert "took, gave and listed" in doctor._s3(config)
+
+
+def test_s3_without_credentials(
+    config: configuration.Config, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must prove itself by the CA that Litestream's unit names, and no other."""
+    Path(config.credentials_file).unlink()
+    bucket.refused = "GET"
+    assert "proved itself and answers 403; there are no valid credentials" in doctor._s3(config)
     monkeypatch.setattr(doctor, "_output", lambda command: (1, ""))
     assert kind(lambda: doctor._s3(config)) == "tls_server_untrusted"
+    config.replicas = [["https://localhost:1/bucket", "edge01/app.db"]]
+    assert kind(lambda: doctor._s3(config)) == "connect"
 
 
 def test_tls_to_the_endpoint(config: configuration.Config, local: Device, pki: Pki) -> None:
@@ -309,10 +375,8 @@ def test_an_endpoint_that_wants_our_certificate_first(config: configuration.Conf
         doctor._tls(config)
 
 
-def test_what_is_no_tls(config: configuration.Config, tmp_path: Path) -> None:
+def test_what_is_no_tls() -> None:
     """A server that answers in clear, and one that says nothing."""
-    yml = tmp_path / "litestream.yml"
-    config.litestream_config = str(yml)
     for greeting, expected in ((b"HTTP/1.0 400 No\r\n\r\n", "tls_failed"), (b"", "timeout")):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
@@ -324,10 +388,6 @@ def test_what_is_no_tls(config: configuration.Config, tmp_path: Path) -> None:
 
             threading.Thread(target=serve, daemon=True).start()
             assert kind(lambda: str(doctor._connect_tls("localhost", port, None, 0.3))) == expected  # noqa: B023
-    yml.write_text("endpoint: http://localhost:1\n")
-    assert kind(lambda: doctor._s3(config)) == "connect"
-    yml.unlink()
-    assert kind(lambda: doctor._s3(config)) == "file_unreadable"
 
 
 def test_commands_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,10 +403,11 @@ def test_commands_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (listing(600.0), "replication_stalled"),
         (listing(None), "replication_stalled"),
         (listing(), "replication_stalled"),
-        (b"exit 1\n", "litestream_silent"),
-        (b"exit 127\n", "litestream_silent"),
-        (b"[]\nexit 0\n", "litestream_silent"),
-        (listing(1.0).removesuffix(b"exit 0\n"), "litestream_silent"),
+        (listing(1.0, error="disk full"), "replication_stalled"),
+        (b'{"error": "does not answer"}', "litestream_silent"),
+        (b'{"error": "not running"}', "litestream_silent"),
+        (b"[]", "litestream_silent"),
+        (listing(1.0)[:-1], "litestream_silent"),
         (b"", "litestream_silent"),
     ],
 )
@@ -390,7 +451,8 @@ def test_root_reads_the_pin_and_gives_root_up(whole: Device, pki: Pki) -> None:
     use_debian_pycurl(whole)  # the test's own Python may be out of reach for others
     whole.configure(service={"user": "nobody"})
     done = whole.run("doctor", "--login")
-    assert (done.returncode, set(Lines(done.stdout).values())) == (0, {"ok"}), done.stdout
+    found = Lines(done.stdout)
+    assert (done.returncode, found.pop("s3"), set(found.values())) == (0, "skipped", {"ok"}), done.stdout
     made = [path for path in (whole.root / "tokens").rglob("*") if path.stat().st_uid == 0]
     assert made == []
     assert (whole.root / "state/lock").stat().st_uid == 65534

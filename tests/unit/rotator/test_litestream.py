@@ -127,7 +127,7 @@ def test_sync(config: Config, tmp_path: Path) -> None:
     config.litestream_socket = str(tmp_path / "s")
     assert litestream.sync(config) == 2, "nobody answers"
     for number, (answer, failed) in enumerate(
-        [(b"exit 0\n", 0), (b"exit 1\n", 2), (b"", 2), (b"exit 127\n", None)]
+        [(b'{"error": ""}', 0), (b'{"error": "no"}', 2), (b"", 2), (b'{"error": "not running"}', None)]
     ):
         with control_socket(tmp_path / f"s{number}", answer, asked) as path:
             config.litestream_socket = str(path)

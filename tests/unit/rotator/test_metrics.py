@@ -70,6 +70,7 @@ def test_after_a_rotation(local: Device, file: Path, world: Time, tmp_path: Path
     sync = found['replication_last_sync_timestamp_seconds{db="/db0"}']
     assert sync == pytest.approx(world.wall - 3, abs=3)
     assert found['replication_last_sync_timestamp_seconds{db="/db1"}'] == 0, "never synced"
+    assert [found[f'replicated{{db="/db{n}"}}'] for n in (0, 1)] == [1, 0]
     assert {found[name] for name in ("failing", "pin_latched", "restart_pending")} == {0}
     assert found["certificate_expiry_timestamp_seconds"] > world.wall
     assert found["certificate_validity_seconds"] == pytest.approx(30 * 86400)

@@ -42,7 +42,7 @@ def theirs(device: Device, pki: tuple[Authority, Authority, Path]) -> Device:
     device.configure(
         provider={"ca_file": str(device.root / "etc/server-ca.pem")},
         service={"user": "nobody", "metrics_file": f"{device.root}/run/edge_rotator.prom"},
-        delivery={"litestream_socket": "", "litestream_config": ""},
+        delivery={"litestream_socket": ""},
     )
     for name in ("state", "run", "tokens"):
         for path in (device.root / name, *(device.root / name).rglob("*")):

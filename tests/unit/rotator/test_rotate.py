@@ -426,6 +426,30 @@ def test_a_shorter_life_time_that_was_asked_for_is_taken(local: Device, world: T
     assert local.state["success"]["lifetime"] == pytest.approx(900, abs=2)
 
 
+@pytest.mark.parametrize("change", ["boot", "file gone", "run out"])
+def test_what_makes_a_short_life_time_good_enough_ends_the_wait_for_it(
+    local: Device, world: Time, change: str
+) -> None:
+    local.configure(schedule={"expected_lifetime": 3600})
+    local.server.lifetime = 3600
+    assert local.tick() == 0
+    local.server.lifetime = 400
+    world.advance(3000)
+    assert local.tick() == 46, "540 s are left"
+    assert local.tick("due") == 1
+    if change == "boot":
+        world.reboot(local)
+    elif change == "file gone":
+        local.credentials.unlink()
+    else:
+        world.advance(538)
+        assert local.tick("due") == 1
+        world.advance(4)
+    assert local.tick("due") == 0
+    assert local.tick() == 0
+    assert local.state["success"]["lifetime"] == pytest.approx(400, abs=2)
+
+
 def test_a_clock_set_back_during_the_fetch_is_noticed(local: Device, world: Time) -> None:
     """Network and time service come up together."""
     assert local.tick() == 0

@@ -201,7 +201,7 @@ def test_usable(lifetime: float, margin: float, expected: float) -> None:
         ("dns", 1, 900, 30.0, 0, 60),
         ("dns", 1, 900, 90.0, 0, 90),
         ("dns", 1, 900, 3600.0, 0, 3600),
-        ("dns", 1, 900, 9999.0, 1, 3960),
+        ("dns", 1, 900, 9999.0, 1, 3600),
         ("policy_denied", 1, 15, None, 0, 900),
         ("policy_denied", 7, 900, None, 1, 990),
         ("policy_denied", 1, 900, 1800.0, 0, 1800),

@@ -63,6 +63,8 @@ WRONG: tuple[Any, ...] = ("1", True, None, 1e300, -1e300, 10**400, [], "gone")
         changed("failure", count=True),
         changed("failure", detail=None),
         changed("failure", reason=1),
+        changed("failure", retry_after="soon"),
+        {"before": 3},
         changed("last_error", kind="unheard_of"),
         {"last_error": 3},
         {"pin": [1, 2]},
@@ -90,7 +92,13 @@ def test_what_is_missing_is_a_fresh_one() -> None:
         del data[key]
         parsed = states.parse(json.dumps(data).encode())
         # What came later than version 2.0.0 may be absent: a latch must outlive an upgrade.
-        assert parsed.latched if key in ("unknown", "accepted") else parsed == State(), key
+        assert parsed.latched if key in ("unknown", "accepted", "before") else parsed == State(), key
+
+
+def test_a_failure_of_an_older_version_is_understood() -> None:
+    data = json.loads(full().to_json())
+    del data["failure"]["retry_after"]
+    assert states.parse(json.dumps(data).encode()).latched
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])

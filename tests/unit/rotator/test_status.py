@@ -14,7 +14,7 @@ from pki import DAY, Authority, now
 from test_doctor import control_socket, listing
 
 from edge_rotator import status
-from edge_rotator.errors import KINDS
+from edge_rotator.errors import FORCE, KINDS, PERMANENT
 
 
 @pytest.fixture
@@ -34,12 +34,13 @@ def ask(device: Device, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def screen(device: Device, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the human form, which fits 80 by 24."""
+    """Return the human form, which fits 80 by 24; a fix is not cut for that."""
     capsys.readouterr()
     device.tick("status")
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 80, text
-    assert len(text.splitlines()) <= 24, text
+    fix = text.partition("\n  its fix")[2].partition("\nreplica")[0].count("\n") + 1
+    assert len(text.splitlines()) <= 24 + max(0, fix - 2), text
     return text
 
 
@@ -93,13 +94,70 @@ def test_failure_with_good_credentials_says_how_long_they_last(
     assert "policy_denied (fixed since" in screen(seen, capsys)
 
 
+def test_what_failed_is_not_fixed_while_the_next_attempt_hangs(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert seen.tick() == 0
+    seen.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
+    world.advance(500)
+    assert seen.tick() == 31
+    during: list[str] = []
+
+    def hang(handler: Handler) -> None:
+        during.append((seen.root / "state/state.json").read_text())
+        handler.close_connection = True
+
+    seen.server.respond = hang
+    world.advance(1000)
+    assert seen.tick() == 13
+    (seen.root / "state/state.json").write_text(during[0])
+    report = ask(seen, capsys)
+    assert (report["last_error"]["class"], report["last_error"]["current"]) == ("policy_denied", True)
+    assert "the last attempt failed: policy_denied" in report["problems"]
+    text = screen(seen, capsys)
+    assert "policy_denied (now)" in text
+    assert "unless the one under way succeeds" in text
+
+
+def test_the_wait_has_its_reason_and_who_wanted_it(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen.server.respond = lambda handler: handler.reply(429, b"", headers={"Retry-After": "3600"})
+    assert seen.tick() == 14
+    assert ask(seen, capsys)["next_attempt_in_s"] == 3600
+    text = " ".join(screen(seen, capsys).split())
+    assert (
+        "in 60 min (backoff after throttled; the provider asked for 3600 s, Retry-After), last tick 12 s ago"
+        in text
+    )
+    world.advance(3601)
+    seen.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
+    assert seen.tick() == 31
+    assert "(backoff after policy_denied)," in " ".join(screen(seen, capsys).split())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_fix_is_cut_and_what_needs_somebody_says_what_to_run_afterwards(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    seen.server.respond = lambda handler: handler.reply(500, b"")
+    assert seen.tick() == 15
+    state = seen.state
+    state["failure"]["kind"] = name
+    state["failure"]["boot"] -= 301  # an interrupted one is not under way
+    (seen.root / "state/state.json").write_text(json.dumps(state))
+    text = " ".join(screen(seen, capsys).split())
+    assert KINDS[name].fix in text
+    assert (f"After repairing: `{FORCE}`" in text) == (KINDS[name].retry == PERMANENT)
+
+
 def test_longest_of_everything_fits(
     seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Many databases, long names, every problem at once."""
     seen.tick()
     state = seen.state
-    longest = max(KINDS.values(), key=lambda kind: len(kind.fix))
+    longest = max(KINDS.values(), key=lambda kind: len(kind.advice))
     state["last_error"] = {"kind": longest.name, "detail": "word " * 60, "wall": world.wall}
     state["clock_skew"] = 5000.0
     (seen.root / "state/state.json").write_text(json.dumps(state))
@@ -188,13 +246,15 @@ def test_600_s_off(seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
     assert ask(seen, capsys)["last_error"]["current"] is False
 
 
-def test_restart_that_failed(seen: Device, capsys: pytest.CaptureFixture[str]) -> None:
+def test_restart_that_failed(seen: Device, world: Time, capsys: pytest.CaptureFixture[str]) -> None:
     seen.configure(delivery={"mode": "environment"})
     seen.fake("restart", code=1)
     assert seen.tick() == 71
     report = ask(seen, capsys)
     assert report["restart_pending"] is True
     assert report["last_error"]["current"] is True
+    assert report["problems"] == [], "for all that status knows it is under way"
+    world.advance(31)
     assert "has yet to be restarted" in screen(seen, capsys)
 
 
@@ -218,15 +278,90 @@ def test_span(seconds: float, text: str) -> None:
 def test_a_restart_is_no_reason_to_warn(
     seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For a moment after each rotation Litestream has nothing to tell: monitoring must not flap."""
-    socket = str(tmp_path / "not-listening-yet")
-    seen.configure(delivery={"mode": "environment", "litestream_socket": socket})
+    """Monitoring must not flap with each rotation; nor may the grace outlast the restart."""
+    socket = tmp_path / "not-listening-yet"
+    seen.configure(delivery={"mode": "environment", "litestream_socket": str(socket)})
+    during: list[dict[str, Any]] = []
+    seen.fake("restart", code=1)  # the state of one that is under way: what the rotator saved before it
+    assert seen.tick() == 71
+    during.append(ask(seen, capsys))
+    world.advance(31)
+    during.append(ask(seen, capsys))
+    assert [report["problems"] for report in during] == [
+        [],
+        ["Litestream has yet to be restarted", "Litestream does not answer"],
+    ]
     seen.fake("restart", code=0)
     assert seen.tick() == 0
-    assert ask(seen, capsys)["problems"] == []
-    world.boot += 70
-    world.wall += 70
-    assert ask(seen, capsys)["problems"] == ["Litestream does not answer"]
+    assert ask(seen, capsys)["problems"] == ["Litestream does not answer"], "it said that it was up"
+    with control_socket(socket, listing(None, uptime=1.0)):
+        assert ask(seen, capsys)["problems"] == [], "its first sync is yet to come"
+
+
+@pytest.mark.parametrize(
+    ("age", "facts", "problem"),
+    [
+        (15.0, {}, ""),
+        (18.1, {}, "has not been replicated lately"),
+        (None, {"uptime": 16.0}, ""),
+        (None, {"uptime": 18.0}, "has not been replicated lately"),
+        (0.0, {"missing": True}, "is gone, and what an application still writes to it is lost"),
+        (0.0, {"replaced": True}, "was replaced, and Litestream has the old file open"),
+        (0.0, {"status": "stopped"}, "is not being replicated: Litestream has it stopped"),
+        (0.0, {"error": "disk full"}, "cannot be read by Litestream: disk full"),
+    ],
+)
+def test_what_is_not_replicated(
+    seen: Device,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    age: float | None,
+    facts: dict[str, Any],
+    problem: str,
+) -> None:
+    """Two intervals and 15 s are the limit; what Litestream cannot read it goes on to call synced."""
+    with control_socket(tmp_path / "s", listing(age, **facts)) as path:
+        seen.configure(delivery={"litestream_socket": str(path)})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+    assert report["problems"] == ([f"/db0 {problem}"] if problem else [])
+
+
+def test_the_interval_is_the_measure(
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with control_socket(tmp_path / "s", listing(600.0)) as path:
+        seen.configure(delivery={"litestream_socket": str(path), "sync_interval": 300})
+        assert seen.tick() == 0
+        assert ask(seen, capsys)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "lack"),
+    [
+        ({"room": 33554432, "inodes": 100}, ""),
+        ({"room": 1572864, "inodes": 100}, "1.5 MiB left"),
+        ({"room": 33554432, "inodes": 99}, "99 inodes left"),
+        ({"room": 33554432, "inodes": None}, ""),  # a file system that has no such thing
+    ],
+)
+def test_room_for_the_database(
+    seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: dict[str, Any], lack: str
+) -> None:
+    with control_socket(tmp_path / "s", listing(0.0, **facts)) as path:
+        seen.configure(delivery={"litestream_socket": str(path)})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+    assert report["problems"] == ([f"hardly any room in /: {lack}"] if lack else [])
+
+
+def test_room_for_the_rotator(
+    seen: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert seen.tick() == 0
+    monkeypatch.setattr(status, "ROOM", 10**18)
+    problems = ask(seen, capsys)["problems"]
+    assert len(problems) == 2 and all("hardly any room in " in text for text in problems)
 
 
 def test_a_database_that_litestream_does_not_know(
@@ -260,7 +395,7 @@ def test_a_pattern_that_matches_nothing(
     assert report["problems"] == problems
     assert report["exit_code"] == len(problems)
     # What the gate of a rollout waits for: each has been replicated.
-    nothing = {"age_s": None, "known": False}
+    nothing = {"age_s": None, "known": False, "problem": "matches no database"}
     assert [report["replication"]["databases"].get(pattern)] == ([nothing] if problems else [None])
 
 
@@ -278,8 +413,11 @@ def test_a_sync_in_the_future_is_none(
 
 def test_an_answer_made_to_harm(seen: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert seen.tick() == 0
-    for body in (b"[" * 200000, b'{"databases": [{"path": "/x\\u001b[2J"}]}'):
-        with control_socket(tmp_path / "s", body + b"\nexit 0\n") as path:
+    for body in (
+        b"[" * 200000,
+        b'{"uptime_s": 9, "databases": [{"path": "/x\\u001b[2J", "error": "\\u001b[2J"}]}',
+    ):
+        with control_socket(tmp_path / "s", body) as path:
             seen.configure(delivery={"litestream_socket": str(path)})
             assert seen.tick("status") == 1
             assert "\x1b" not in capsys.readouterr().out

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PIN, ROOT, SOFTHSM, Device
+from conftest import PIN, ROOT, SOFTHSM, TICKS, Device
 from pki import Authority
 
 MODULES = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "pkcs11"
@@ -65,6 +65,7 @@ def use_debian_pycurl(device: Device) -> None:
         *arguments: str, env: dict[str, str] | None = None, first: str = "", **given: Any
     ) -> subprocess.CompletedProcess[str]:
         code = f"{first}\nimport sys; sys.path[:0] = {paths!r}\n"
+        code += f"{TICKS}\n"
         code += "from edge_rotator.cli import main; sys.exit(main())"
         return subprocess.run(
             [str(DEBIAN_PYTHON), "-IS", "-c", code, "--config", str(device.config), *arguments],

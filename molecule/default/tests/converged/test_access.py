@@ -16,6 +16,7 @@ OPERATOR = {
         for verb in ("status", "start", "stop", "restart")
         for unit in ("edge-rotator.service", "edge-rotator.timer", "litestream.service")
     ),
+    *(f"(root) {SYSTEMCTL} enable {unit}" for unit in ("edge-rotator.timer", "litestream.service")),
     f"(root) {SYSTEMCTL} start edge-rotator-force.service",
     *(
         f"(root) {JOURNAL} --unit={unit}"
@@ -26,7 +27,7 @@ OPERATOR = {
     f"(edge-rotator) {ROTATOR} doctor",
     f"(root) {ROTATOR} doctor --login",
 }
-PROCESS_ONLY = {f"(root) {SYSTEMCTL} {verb} litestream.path" for verb in ("start", "stop")}
+PROCESS_ONLY = {f"(root) {SYSTEMCTL} {verb} litestream.path" for verb in ("start", "stop", "enable")}
 RESTART = "(root) /usr/bin/systemctl restart litestream.service"
 
 FILES = {

@@ -97,6 +97,7 @@ def test_metrics_are_written_and_nothing_else_can_be(host: Any, name: str) -> No
     wait_for(lambda: file.exists)
     assert file.mode == 0o644
     assert 'backend="pkcs11-provider",mode="environment"' in file.content_string
+    assert "edge_rotator_timer_up 1.000" in file.content_string, "from its sandbox it can ask systemd"
     host.check_output(f"touch {folder}/other.prom")
     assert host.run(f"sudo -u edge-rotator rm -f {folder}/other.prom").rc != 0
     assert host.run(f"sudo -u edge-rotator sh -c 'echo x > {folder}/other.prom'").rc != 0

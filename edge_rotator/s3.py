@@ -1,0 +1,101 @@
+"""S3, asked with the credentials at hand whether it takes, gives and lists as Litestream needs it to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from edge_rotator import provider
+from edge_rotator.errors import RotatorError
+
+if TYPE_CHECKING:
+    from edge_rotator.config import Config
+    from edge_rotator.delivery import Credentials
+
+_BODY = b"edge-rotator doctor was here\n"
+_MAX_ANSWER = 65536
+_MAX_WORDS = 200
+
+
+def _words(body: bytes) -> str:
+    """S3's own words in an error's XML, fit to be shown."""
+    found = re.search(rb"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", body, re.DOTALL)
+    text = b": ".join(part for part in found.groups() if part).decode("utf-8", "replace") if found else ""
+    return "".join(c for c in text if c.isprintable())[:_MAX_WORDS]
+
+
+class S3:
+    """The server of one replica; `ca_file` empty: the system's CAs; without credentials nothing is signed."""
+
+    def __init__(self, config: Config, ca_file: str, credentials: Credentials | None) -> None:
+        self.config, self.ca_file, self.credentials = config, ca_file, credentials
+
+    def request(self, method: str, url: str, query: str = "", body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of one request. Raises the classes of a transfer that failed."""
+        import pycurl
+
+        answer = bytearray()
+        curl = pycurl.Curl()
+        curl.setopt(pycurl.URL, f"{url}?{query}" if query else url)
+        if method == "PUT":
+            curl.setopt(pycurl.POSTFIELDS, body)
+        curl.setopt(pycurl.CUSTOMREQUEST, method)
+        provider.set_common(curl, self.config)
+        if self.ca_file:
+            curl.setopt(pycurl.CAINFO, self.ca_file)
+            curl.unsetopt(pycurl.CAPATH)
+        if self.credentials:
+            digest = hashlib.sha256(body).hexdigest()
+            headers = [
+                f"x-amz-content-sha256: {digest}",
+                f"x-amz-security-token: {self.credentials.session_token}",
+                "Content-Type: application/octet-stream",
+            ]
+            curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self.config.region}:s3")
+            curl.setopt(pycurl.USERNAME, self.credentials.access_key_id)
+            curl.setopt(pycurl.PASSWORD, self.credentials.secret_access_key)
+            curl.setopt(pycurl.HTTPHEADER, headers)
+        curl.setopt(
+            pycurl.WRITEFUNCTION,
+            lambda data: 0 if len(answer) > _MAX_ANSWER else answer.extend(data),  # 0: libcurl gives up
+        )
+        try:
+            curl.perform()
+            return curl.getinfo(pycurl.RESPONSE_CODE), bytes(answer)
+        except pycurl.error as exc:
+            error = provider.transport_error(int(exc.args[0]), curl.errstr())
+            detail = f"{urlsplit(url).netloc}: {error.detail}"
+            raise RotatorError(error.kind.name, detail) from None
+        finally:
+            curl.close()
+
+    def _do(self, method: str, url: str, query: str = "", body: bytes = b"") -> bytes:
+        status, answer = self.request(method, url, query, body)
+        if status != 200:
+            why = _words(answer) or "without a reason"
+            raise RotatorError("s3_refused", f"{method} {url}: HTTP {status}, {why}")
+        return answer
+
+    def prove(self, bucket: str, path: str, txid: int, patience: float) -> None:
+        """Write, read and list below a replica's path; transaction `txid` is there within `patience` seconds.
+
+        Raises `s3_refused` with S3's own words, `replication_stalled`, or a failed transfer's class.
+        """
+        probe = f"{bucket}/{quote(path)}/edge-rotator-doctor"
+        self._do("PUT", probe, body=_BODY)
+        if self._do("GET", probe) != _BODY:
+            raise RotatorError("s3_refused", f"GET {probe}: not what was written there")
+        # Where a device may not delete, this one small object stays.
+        self.request("DELETE", probe)
+        # Litestream's level 0 has a file for each of the newest transactions.
+        prefix = f"{path}/0000/{txid:016x}" if txid else f"{path}/"
+        query = f"list-type=2&max-keys=1&prefix={quote(prefix, safe='')}"
+        end = time.monotonic() + patience
+        while b"<Key>" not in self._do("GET", f"{bucket}/", query) and txid:
+            if time.monotonic() > end:
+                detail = f"{bucket}/{path}: transaction {txid} is not there after {patience:.0f} s"
+                raise RotatorError("replication_stalled", detail)
+            time.sleep(1)
