@@ -16,16 +16,20 @@ export PATH := $(VENV)/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 HOST ?= edge01
 export FAULTS ?=
+export MINUTES ?= 10
+export SEED ?=
+export DEVICES ?= 2
+export RECORD ?=
 
-.PHONY: help demo test lint sanity unit matrix molecule faults bench bench-converge lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule faults bench bench-converge lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS $(MAKE) --no-print-directory $@ HOST=$(HOST)
+demo test lint sanity unit matrix molecule faults bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist setup clean:
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,RECORD $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
 
@@ -76,6 +80,12 @@ bench-converge: setup ## seconds of a first converge and of one that changes not
 
 bench: setup ## cost of a tick and of a rotation beside curl, awscrt and a bare Python
 	@python tests/bench/run.py
+
+bench-gap: setup ## largest gap between uploads, per mode and load: make bench-gap MINUTES=10 (RECORD=1)
+	@python -m experiment.gap --minutes $(MINUTES) $(if $(RECORD),--record)
+
+soak: setup ## random faults while rows are written: make soak MINUTES=10 (SEED=7 DEVICES=4 RECORD=1)
+	@python -m experiment.soak --minutes $(MINUTES) --devices $(DEVICES) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
 
 lab-up: setup ## boot the lab and set up its cloud; devices stay bare
 	@python -m lab up

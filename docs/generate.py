@@ -155,6 +155,62 @@ def fault_row(fault: dict[str, Any], seen: dict[str, Any]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def soak_lines(path: Path) -> list[str]:
+    """Tell what the longest soak came to."""
+    if not path.exists():
+        return []
+    run = yaml.safe_load(path.read_text())
+    healed, faults, devices = run["longest_heal_s"], run["faults"], run["devices"]
+    worst = max(healed, key=healed.get)
+    ill = ", ".join(f"`{kind}`" for kind in run["not_healed"]) or "none"
+    lines = [
+        "## Soak",
+        "",
+        "`make soak MINUTES=n` writes rows, rotates as often as the stand-in allows, draws faults from a",
+        "seed, lets each heal, and at the end restores every replica and compares. The longest run so far:",
+        f"`make soak MINUTES={run['minutes']:.0f} DEVICES={len(devices)} SEED={run['seed']}` at version",
+        f"{run['version']}, {run['date']}, with credentials that live {run['lifetime_s']} s.",
+        "",
+        f"- rotations: {run['rotations']}",
+        f"- faults: {sum(faults.values())} of {len(faults)} kinds; one of all devices counts for each",
+        f"- longest time to heal: {healed[worst]:.1f} s, after `{worst}`",
+        f"- not healed within {run['heals_within_s']} s: {ill}",
+        f"- rows written: {run['rows_written']}, lost: {run['rows_lost']}",
+        f"- requests refused outside of faults: {run['refused_outside']}",
+        "",
+        "| fault | times | longest time to heal |",
+        "|---|---|---|",
+    ]
+    for kind, times in sorted(faults.items()):
+        longest = f"{healed[kind]:.1f} s" if kind in healed else "-"
+        lines.append(f"| {kind} | {times} | {longest} |")
+    return [*lines, ""]
+
+
+def gap_lines(path: Path) -> list[str]:
+    """Tell how long replication paused, per mode and load."""
+    if not path.exists():
+        return []
+    run = yaml.safe_load(path.read_text())
+    lines = [
+        "## The gap between uploads",
+        "",
+        f"`make bench-gap MINUTES={run['minutes']:g}`, {run['date']}: all variants at once on one host, by",
+        "the log of the stand-in for S3. *alone* is Litestream with credentials that do not lapse, and",
+        "*restarted* the same, restarted as often as in environment mode. *at change* is the median of the",
+        "gaps in which a rotation, or a restart, lies; without any, of all.",
+        "",
+        "| load | variant | changes | largest | median | p99 | at change | bytes per row | refused |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in run["cells"]:
+        at_change = cell["median"] if cell["at_change"] is None else cell["at_change"]
+        gaps = [f"{value:.2f} s" for value in (cell["largest"], cell["median"], cell["p99"], at_change)]
+        words = [run["loads"][cell["load"]], cell["variant"], str(cell["changes"]), *gaps]
+        lines.append("| " + " | ".join([*words, f"{cell['bytes_per_row']:.0f}", str(cell["refused"])]) + " |")
+    return [*lines, ""]
+
+
 def reliability() -> str:
     """Put the page of the faults together."""
     table = yaml.safe_load((ROOT / "molecule/faults/table.yml").read_text())
@@ -180,6 +236,8 @@ def reliability() -> str:
         lines += ["|---|---|---|---|---|---|---|---|"]
         lines += [fault_row(fault, run["faults"]) for fault in faults]
         lines += [""]
+    folder = ROOT / "docs/reliability"
+    lines += soak_lines(folder / "soak.yml") + gap_lines(folder / "gap.yml")
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -12,28 +12,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-LAB = ROOT / "inventory/lab"
-
-
-def inventory(folder: Path, count: int) -> Path:
-    """Write the lab's inventory with this many devices, of the kinds it has, by turns."""
-    groups: dict[str, Any] = yaml.safe_load((LAB / "hosts.yml").read_text())["all"]["children"]
-    patterns = list(groups["edge_devices"]["hosts"].values())
-    groups["edge_devices"]["hosts"] = {
-        f"edge{number:02}": {
-            **patterns[(number - 1) % len(patterns)],
-            "ansible_host": f"10.83.0.{10 + number}",
-        }
-        for number in range(1, count + 1)
-    }
-    (folder / "group_vars").symlink_to(LAB / "group_vars")
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
-    return folder / "hosts.yml"
+from experiment.stage import ROOT, hosts_file, kinds_of_devices
 
 
 def run(*command: str | Path, hosts: Path) -> str:
@@ -53,7 +33,7 @@ def main(counts: list[int]) -> None:
     print(f"{'devices':>7} {'run':>6} {'seconds':>7} {'tasks':>5} {'changed':>7}")
     for count in counts:
         with tempfile.TemporaryDirectory() as name:
-            hosts = inventory(Path(name), count)
+            hosts = hosts_file(Path(name), kinds_of_devices(count))
             play = ("ansible-playbook", "--inventory", hosts.parent)
             try:
                 run(sys.executable, "-m", "lab", "up", hosts=hosts)

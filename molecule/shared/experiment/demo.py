@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from experiment import observe, timeline
-from lab.settings import inventory, paths
-from lab.shell import signals_as_exceptions
+from experiment.stage import BUILD, Stage, machines
 
-ROOT = Path(__file__).resolve().parents[3]
-LAB = [sys.executable, "-m", "lab"]
 WATCH_AT_MOST_S = 400
 
 
@@ -42,39 +36,12 @@ class Result:
         return self.identical and self.integrity == "ok" and self.rows_on_device > 0
 
 
-class Demo:
+class Demo(Stage):
     """One run, with its progress on standard error and its result in a folder."""
 
     def __init__(self, rotations: int, lifetime_s: int, target: Path) -> None:
-        self.rotations, self.lifetime_s, self.target = rotations, lifetime_s, target
-        machines = inventory()
-        self.devices = {name: machine for name, machine in machines.items() if name.startswith("edge")}
-        self.devices = {name: self.devices[name] for name in ("edge01", "edge02")}
-        self.begun = time.monotonic()
-
-    def say(self, text: str) -> None:
-        """Report progress, with the time since the start."""
-        print(f"[{time.monotonic() - self.begun:5.0f} s] {text}", file=sys.stderr, flush=True)
-
-    def step(self, text: str, command: list[str]) -> None:
-        """Run one step; its output goes to a log that is shown when it fails."""
-        self.say(text)
-        log = self.target / "demo.log"
-        with log.open("a") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
-        if done.returncode:
-            print("\n".join(log.read_text().splitlines()[-40:]), file=sys.stderr)
-            raise SystemExit(f"demo: '{text}' failed; the whole log is {log}")
-
-    def set_up(self) -> None:
-        """Boot and converge."""
-        playbook = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory/lab"]
-        self.step("booting the cloud and two devices", [*LAB, "up", observe.CLOUD, *self.devices])
-        self.step("setting up the cloud", [*playbook, "molecule/shared/cloud.yml"])
-        observe.run(observe.CLOUD, f"sudo cloudctl set-lifetime {self.lifetime_s}")
-        self.step(
-            "turning two bare devices into appliances (playbooks/site.yml)", [*playbook, "playbooks/site.yml"]
-        )
+        super().__init__("demo", target)
+        self.rotations, self.lifetime_s = rotations, lifetime_s
 
     def watch(self, since: float) -> None:
         """Let the writer run until every device has rotated often enough."""
@@ -101,9 +68,7 @@ class Demo:
         rotated = [event.at for event in observe.events(name, "rotated", since)]
         restarted = observe.starts(name, "litestream.service", since)
         puts = [at for at in observe.uploads(requests) if at <= stopped]
-        mode = (
-            observe.run(name, "sudo sed -n 's/^mode = //p' /etc/edge-rotator/config.toml").strip().strip('"')
-        )
+        mode = observe.mode(name)
         result = Result(
             device=name,
             debian=machine.suite,
@@ -123,7 +88,7 @@ class Demo:
 
     def run(self) -> int:
         """Do it all; return the exit status."""
-        self.set_up()
+        self.set_up({"edge-litestream": self.lifetime_s})
         since = observe.now(observe.CLOUD)
         self.say(f"credentials live {self.lifetime_s} s; watching {self.rotations} rotations per device")
         self.watch(since)
@@ -182,20 +147,11 @@ def main() -> int:
     parser.add_argument("--rotations", type=int, default=4, help="at least so many per device (default 4)")
     parser.add_argument("--lifetime", type=int, default=60, help="life time of credentials, s (default 60)")
     parser.add_argument("--keep", action="store_true", help="leave the machines running")
-    parser.add_argument("--output", type=Path, default=ROOT / "build/demo", help="folder for log and picture")
+    parser.add_argument("--output", type=Path, default=BUILD / "demo", help="folder for log and picture")
     arguments = parser.parse_args()
-    if os.geteuid() != 0:
-        raise SystemExit("demo: the lab needs root: run make demo")
-    if paths().machines.exists() and any(paths().machines.iterdir()):
-        raise SystemExit("demo: a lab is up already; end it first: make lab-down")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "demo.log").unlink(missing_ok=True)
-    try:
-        with signals_as_exceptions():
-            return Demo(arguments.rotations, arguments.lifetime, arguments.output).run()
-    finally:
-        if not arguments.keep:
-            subprocess.run([*LAB, "purge"], check=False, cwd=ROOT)
+    demo = Demo(arguments.rotations, arguments.lifetime, arguments.output)
+    with machines(demo, arguments.keep):
+        return demo.run()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ def now(host: str) -> float:
     return float(run(host, "date +%s.%N"))
 
 
+def mode(host: str) -> str:
+    """Tell how a device hands credentials over."""
+    return run(host, "sudo sed -n 's/^mode = //p' /etc/edge-rotator/config.toml").strip().strip('"')
+
+
 @dataclass
 class Event:
     """One line of the rotator: its time and its fields."""
@@ -103,6 +108,8 @@ class Request:
     status: int
     error: str
     access_key: str
+    bytes_in: int = 0
+    query: str = ""
 
 
 def s3_requests(thing: str, since: float) -> list[Request]:
@@ -116,6 +123,8 @@ def s3_requests(thing: str, since: float) -> list[Request]:
             int(line.get("status") or 0),
             line.get("error") or "",
             line.get("access_key") or "",
+            int(line.get("bytes_in") or 0),
+            line.get("query") or "",
         )
         for line in map(json.loads, text.splitlines())
     ]
