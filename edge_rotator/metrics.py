@@ -88,6 +88,11 @@ def _table() -> dict[str, Metric]:
             ),
             ("litestream_up", "gauge", "1 if Litestream answers."),
             (
+                "litestream_restarts_total",
+                "counter",
+                "Times systemd started Litestream again, since it was last started on purpose.",
+            ),
+            (
                 "replication_last_sync_timestamp_seconds",
                 "gauge",
                 "When Litestream last synced the database with its replica, by its own word; 0 if never.",
@@ -135,6 +140,9 @@ def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> 
         return
     answer, why = replication.try_look(config.litestream_socket)
     table["litestream_up"].add(not why)
+    restarts = timer.restarts(config.service)
+    if restarts is not None:
+        table["litestream_restarts_total"].add(restarts)
     if why:
         return
     problems = replication.problems(config, answer)

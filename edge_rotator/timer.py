@@ -30,18 +30,30 @@ class Ticks(NamedTuple):
     detail: str
 
 
+def show(properties: str, *units: str) -> str:
+    """Return what systemd says of units. Raises OSError or SubprocessError where it does not answer."""
+    return subprocess.run(  # noqa: S603 (the configuration is root's)
+        ["/usr/bin/systemctl", "show", f"--property={properties}", *units],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=True,
+    ).stdout
+
+
+def restarts(service: str) -> int | None:
+    """How often systemd has started a service again by itself; None where it does not say."""
+    try:
+        return int(show("NRestarts", service).partition("=")[2])
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
 def look() -> Ticks:
     """Ask systemd."""
     try:
-        told = subprocess.run(  # noqa: S603 (no word is anybody's choice)
-            ["/usr/bin/systemctl", "show", f"--property={_PROPERTIES}", TIMER, SERVICE],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=True,
-        ).stdout
-        timer, service = (_unit(block) for block in told.strip().split("\n\n"))
+        timer, service = (_unit(block) for block in show(_PROPERTIES, TIMER, SERVICE).strip().split("\n\n"))
         return _judge(timer, service, time.monotonic())
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as exc:
         return Ticks(False, True, None, "", f"systemctl show {TIMER}: {type(exc).__name__}")

@@ -13,7 +13,7 @@ from conftest import ROOT, Device, Time
 from test_doctor import control_socket, listing
 from tokens import need
 
-from edge_rotator import __version__
+from edge_rotator import __version__, timer
 from edge_rotator.metrics import Metric
 
 RULES = ROOT / "files"
@@ -56,7 +56,10 @@ def test_names_pass_promtool(local: Device, file: Path, tmp_path: Path) -> None:
     assert list(file.parent.glob(".*.tmp")) == []
 
 
-def test_after_a_rotation(local: Device, file: Path, world: Time, tmp_path: Path) -> None:
+def test_after_a_rotation(
+    local: Device, file: Path, world: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timer, "restarts", lambda service: 2)
     with control_socket(tmp_path / "s", listing(3.0, None)) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
@@ -66,7 +69,7 @@ def test_after_a_rotation(local: Device, file: Path, world: Time, tmp_path: Path
     assert found["credentials_expiry_timestamp_seconds"] == pytest.approx(world.wall + 840, abs=2)
     assert found["last_success_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
     assert found['attempts_total{class="rotated"}'] == 1
-    assert found["litestream_up"] == 1
+    assert (found["litestream_up"], found["litestream_restarts_total"]) == (1, 2)
     sync = found['replication_last_sync_timestamp_seconds{db="/db0"}']
     assert sync == pytest.approx(world.wall - 3, abs=3)
     assert found['replication_last_sync_timestamp_seconds{db="/db1"}'] == 0, "never synced"

@@ -290,3 +290,9 @@ def test_a_login_that_was_never_made_is_not_counted(device: Device) -> None:
     (directory / ".next.tmp").rmdir()
     done = device.run("rotate")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("said", "count"), [("NRestarts=3\n", 3), ("NRestarts=\n", None), ("", None)])
+def test_restarts_by_systemd_itself(monkeypatch: pytest.MonkeyPatch, said: str, count: int | None) -> None:
+    monkeypatch.setattr(timer, "show", lambda *_: said)
+    assert timer.restarts("litestream.service") == count

@@ -62,17 +62,18 @@ def ask(host: Any, user: str, socket: str, question: str) -> Any:
     return host.run(f"runuser -u {user} -- python3 -I -c %s {socket} %s", ASK, question)
 
 
+def said(host: Any, question: str, user: str = "edge-rotator") -> dict[str, Any]:
+    """Answer to the rotator's question."""
+    answer: dict[str, Any] = json.loads(ask(host, user, QUERY, question).stdout)
+    return answer
+
+
 def listed(host: Any, user: str = "edge-rotator") -> list[str]:
     """Paths that Litestream replicates, by its own word, once it runs: a rotation may just restart it."""
-    answer = ""
-
-    def answered() -> bool:
-        nonlocal answer
-        answer, _, code = ask(host, user, QUERY, "list").stdout.rpartition("exit ")
-        return code == "0\n"
-
-    wait_for(answered, 20)
-    return [database["path"] for database in json.loads(answer)["databases"]]
+    answer = wait_for(
+        lambda: said(host, "list", user) if "databases" in said(host, "list", user) else None, 20
+    )
+    return [database["path"] for database in answer["databases"]]
 
 
 @pytest.fixture(autouse=True)
@@ -93,16 +94,16 @@ def bait(host: Any) -> Iterator[None]:
 
 def test_the_rotator_gets_list_and_sync(host: Any) -> None:
     assert listed(host) == [DATABASE]
-    assert ask(host, "edge-rotator", QUERY, f"sync {DATABASE}").stdout == "exit 0\n"
+    assert said(host, f"sync {DATABASE}") == {"error": ""}
 
 
 @pytest.mark.usefixtures("bait")
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_rotator_gets_nothing_else(host: Any, order: str) -> None:
     """Nothing that it says on either socket makes Litestream do anything."""
-    answer = ask(host, "edge-rotator", QUERY, order).stdout
-    assert answer.startswith("exit ")
-    assert answer != "exit 0\n"
+    answer = said(host, order)
+    assert set(answer) == {"error"}
+    assert answer["error"]
     assert "Permission denied" in ask(host, "edge-rotator", CONTROL, order).stderr
     assert listed(host) == [DATABASE]
 
@@ -127,7 +128,7 @@ def test_only_its_user_is_in_litestreams_group(host: Any) -> None:
     assert (found.user, found.group, found.mode) == ("litestream", "litestream", 0o600)
 
 
-def test_whoever_answers_reads_neither_credentials_nor_databases(host: Any, secret_file: str) -> None:
+def test_whoever_answers_reads_no_credentials_and_writes_no_database(host: Any, secret_file: str) -> None:
     """The sandbox of the answering process, of which one is kept waiting for its question."""
     hold = f"import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('{QUERY}'); time.sleep(20)"
     host.check_output(
@@ -139,8 +140,8 @@ def test_whoever_answers_reads_neither_credentials_nor_databases(host: Any, secr
         # Before it has become its program it is not in its sandbox yet.
         wait_for(lambda: "systemd" not in host.check_output(f"readlink /proc/{pid}/exe"), 10)
         user = f"nsenter --mount --target {pid} -- runuser -u litestream --"
-        for path in (secret_file, DATABASE):
-            assert host.run(f"{user} head -c 1 {path}").rc != 0
+        assert host.run(f"{user} head -c 1 {secret_file}").rc != 0
+        assert "Read-only file system" in host.run(f"{user} touch {DATABASE}").stderr
         assert host.run(f"{user} head -c 1 /etc/litestream.yml").rc == 0
         # One that keeps silent keeps no other from being answered.
         assert listed(host) == [DATABASE]
@@ -152,12 +153,50 @@ def test_the_answer_follows_litestream(host: Any) -> None:
     """Stopped, it is said so at once; started again, it is asked again."""
     host.check_output("systemctl stop litestream.path litestream.service || true")
     try:
-        assert ask(host, "edge-rotator", QUERY, "list").stdout == "exit 127\n"
-        assert "Litestream is not running" in host.run("edge-rotator status").stdout
+        assert said(host, "list") == {"error": "not running"}
+        assert "Litestream not running" in host.run("edge-rotator status").stdout
     finally:
         host.run("systemctl start litestream.path")
         host.check_output("systemctl start litestream.service")
-    wait_for(lambda: ask(host, "edge-rotator", QUERY, "list").stdout.endswith("exit 0\n"), 20)
+    # It has its socket when the start has ended.
+    assert "databases" in said(host, "list")
+    wait_for(lambda: host.run("edge-rotator status").rc == 0, 60)
+
+
+def test_a_litestream_that_hangs_is_found_and_started_again(host: Any) -> None:
+    """It is stopped by a signal, and answers nobody; systemd waits two minutes for a sign of life."""
+    counted = "systemctl show --property=NRestarts --value litestream.service"
+    # The watching child alone tells systemd; the unit's own limit is not waited for here.
+    host.check_output("mkdir -p /run/systemd/system/litestream.service.d")
+    host.check_output(
+        "printf '[Service]\\nWatchdogSec=25s\\n' >/run/systemd/system/litestream.service.d/soon.conf"
+    )
+    try:
+        host.check_output("systemctl daemon-reload && systemctl restart litestream.service")
+        pid = host.check_output("systemctl show --property=MainPID --value litestream.service")
+        host.check_output(f"kill -STOP {pid}")
+        assert "does not answer" in host.run("edge-rotator status").stdout
+        wait_for(lambda: int(host.check_output(counted)) > 0, 60)
+        wait_for(lambda: host.run("edge-rotator status").rc == 0, 60)
+    finally:
+        host.run("rm -r /run/systemd/system/litestream.service.d")
+        host.check_output("systemctl daemon-reload && systemctl restart litestream.service")
+
+
+def test_a_database_that_another_file_replaced_is_told(host: Any) -> None:
+    """The application and Litestream have the old one open; nothing that is written to the new one is replicated."""
+    away = "/var/lib/sample-app/away.db"
+    assert not said(host, "list")["databases"][0]["replaced"]
+    host.check_output(
+        f"ln {DATABASE} {away} && cp -a {DATABASE} {DATABASE}.new && mv {DATABASE}.new {DATABASE}"
+    )
+    try:
+        assert said(host, "list")["databases"][0]["replaced"]
+        assert "was replaced, and Litestream has the old file open" in host.run("edge-rotator status").stdout
+        host.check_output(f"rm {DATABASE}")
+        assert said(host, "list")["databases"][0]["missing"]
+    finally:
+        host.check_output(f"mv {away} {DATABASE}")
     wait_for(lambda: host.run("edge-rotator status").rc == 0, 60)
 
 
@@ -187,9 +226,8 @@ def test_litestream_follows_no_link_that_an_application_puts_among_its_own_files
     host: Any, kind: str
 ) -> None:
     def synced() -> str:
-        answer = ask(host, "edge-rotator", QUERY, "list").stdout.rpartition("exit ")[0]
         # Litestream has not synced yet where it was restarted this moment.
-        return str(json.loads(answer)["databases"][0].get("last_sync_at"))
+        return str(said(host, "list")["databases"][0].get("last_sync_at"))
 
     application = "runuser -u sample-app --"
     host.check_output(f"{application} python3 -I -c %s {kind}", PLANT)

@@ -309,18 +309,6 @@ def test_keys_that_end_litestream_together_are_refused(keys: dict[str, Any], sai
     assert said in problems(database(**keys))
 
 
-@pytest.mark.parametrize("place", [(), ("dbs", 0, "replica")])
-def test_a_sync_interval_that_status_takes_for_a_fault_is_refused(place: tuple[Any, ...]) -> None:
-    where = "litestream_config" + (".dbs[0].replica[0]" if place else "")
-    for value in ("5m", "300s", "1h"):
-        said = problems(changed(*place, "sync-interval", value=value))
-        assert f"{where}.sync-interval is '{value}'" in said
-        assert "set it below 5m" in said
-    assert problems(changed(*place, "sync-interval", value="4m59s")) == ""
-    # Litestream 0.3 does not tell status how old a replica is.
-    assert problems(old({"sync-interval": "1h"}), "0.3.13") == ""
-
-
 def test_whatever_litestream_writes_in_is_known() -> None:
     config = {
         "dbs": [
@@ -552,3 +540,53 @@ def test_a_database_that_is_not_litestreams_is_refused_with_the_choice(dbs: list
     with pytest.raises(ValueError, match="give one of /") as error:
         ls.choose({"dbs": dbs}, wanted)
     assert f"restore_database is '{wanted}'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("top", "replica", "place"),
+    [
+        ({}, {"bucket": "b", "path": "t/a.db"}, ["https://b.s3.eu-central-1.amazonaws.com", "t/a.db"]),
+        (
+            {},
+            {"url": "s3://b/t/a.db", "region": "us-east-1"},
+            ["https://b.s3.us-east-1.amazonaws.com", "t/a.db"],
+        ),
+        ({"bucket": "b"}, {"path": "/t/a.db/"}, ["https://b.s3.eu-central-1.amazonaws.com", "t/a.db"]),
+        ({"endpoint": "https://m:9000/"}, {"bucket": "b", "path": "t"}, ["https://m:9000/b", "t"]),
+        (
+            {"force-path-style": True},
+            {"bucket": "b", "path": "t"},
+            ["https://s3.eu-central-1.amazonaws.com/b", "t"],
+        ),
+        (
+            {},
+            {"bucket": "b", "path": "t", "endpoint": "https://m:9000", "force-path-style": False},
+            ["https://b.m:9000", "t"],
+        ),
+    ],
+)
+def test_the_rotator_is_told_where_litestream_puts_its_replicas(
+    top: dict[str, Any], replica: dict[str, Any], place: list[str]
+) -> None:
+    """As Litestream's client makes the URL of a bucket."""
+    assert ls.replica_places({**top, "dbs": [{"path": "/a.db", "replica": replica}]}, "eu-central-1") == [
+        place
+    ]
+
+
+def test_places_are_in_the_order_of_databases_and_patterns() -> None:
+    def entry(kind: str, name: str) -> dict[str, Any]:
+        return {kind: f"/{name}", "pattern": "*", "replica": {"bucket": "b", "path": name}}
+
+    config = {"dbs": [entry("dir", "d1"), entry("path", "p1"), entry("dir", "d2"), entry("path", "p2")]}
+    assert [path for _, path in ls.replica_places(config, "r")] == ["p1", "p2", "d1", "d2"]
+    assert ls.databases(config) == ["/p1", "/p2"]
+
+
+@pytest.mark.parametrize(
+    ("top", "intervals", "longest"),
+    [({}, [None], 1), ({}, ["5m", "1s"], 300), ({"sync-interval": "10s"}, [None, "1s"], 10)],
+)
+def test_the_longest_sync_interval(top: dict[str, Any], intervals: list[str | None], longest: float) -> None:
+    replicas = [{"sync-interval": interval} if interval else {"path": "x"} for interval in intervals]
+    assert ls.sync_interval({**top, "dbs": [{"replica": replica} for replica in replicas]}) == longest
