@@ -184,7 +184,7 @@ def test_a_litestream_that_hangs_is_found_and_started_again(host: Any) -> None:
 
 
 def test_a_database_that_another_file_replaced_is_told(host: Any) -> None:
-    """The application and Litestream have the old one open; nothing that is written to the new one is replicated."""
+    """Application and Litestream have the old one open; what is written to the new one goes nowhere."""
     away = "/var/lib/sample-app/away.db"
     assert not said(host, "list")["databases"][0]["replaced"]
     host.check_output(
