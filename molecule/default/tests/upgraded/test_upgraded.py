@@ -48,5 +48,8 @@ def test_converge_brings_the_new_debians_program(host: Any, name: str) -> None:
     done = play("site", name)
     assert done.code == 0, done.text
     assert host.file(INSTALLED_FOR).content_string.startswith("trixie-")
+
+
+def test_second_converge_changes_nothing(name: str) -> None:
     again = play("site", name)
     assert re.search(rf"{name} : ok=\d+ changed=0 unreachable=0 failed=0", again.text), again.text
