@@ -119,6 +119,7 @@ def _tokens(module: str, label: str | None) -> list[Token]:
         raise RotatorError("module_missing", f"no file {module}")
     try:
         import pkcs11
+        import pkcs11._pkcs11  # the compiled part, which pkcs11 itself imports later
     except ImportError as exc:
         raise backend.not_importable("python-pkcs11", exc) from None
 

@@ -113,15 +113,18 @@ def test_mismatch_names_both_sides(
         backend.check(_config(local, name))
 
 
-@pytest.mark.parametrize("name", ["pycurl", "pkcs11"])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("pycurl", "pycurl"), ("pkcs11._pkcs11", "python-pkcs11"), ("pkcs11", "python-pkcs11")],
+)
 def test_program_of_another_release_says_to_converge(
-    local: Device, monkeypatch: pytest.MonkeyPatch, name: str
+    local: Device, monkeypatch: pytest.MonkeyPatch, name: str, package: str
 ) -> None:
     """After an upgrade of Debian what was compiled is not there for the new Python."""
     monkeypatch.setitem(sys.modules, name, None)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     with pytest.raises(
-        RotatorError, match=f"no usable (python-)?{name} for Python {version} in /.* halted"
+        RotatorError, match=f"no usable {package} for Python {version} in /.* halted"
     ) as found:
         backend.check(_config(local, "file")) if name == "pycurl" else token.labels(__file__)
     kind = found.value.kind
