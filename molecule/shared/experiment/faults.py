@@ -215,15 +215,16 @@ class Drill:
         outcomes = {device.name: Outcome(fault.name, device.mode) for device in targets}
         if not targets:
             return []
-        # One device's metrics tell enough: the alerts do not know of modes.
-        record = [targets[0].metrics()] if fault.alert and self.record else []
+        # One device tells enough, for the alerts do not know of modes; in process mode nothing restarts.
+        witness = targets[-1]
+        record = [witness.metrics()] if fault.alert and self.record else []
         try:
             self.everywhere(fault.inject, targets)
             self.each(lambda device: self.observe(fault, device, outcomes[device.name]), targets)
-            if record:
-                record.append(targets[0].metrics())
+            if record and not outcomes[witness.name].wrong:
+                record.append(witness.metrics())
                 time.sleep(BETWEEN_SAMPLES_S)
-                self.recorded[fault.name] = alerts.compact([*record, targets[0].metrics()])
+                self.recorded[fault.name] = alerts.compact([*record, witness.metrics()])
         finally:
             self.everywhere(fault.heal + fault.mend, targets)
         self.each(lambda device: self.recover(fault, device, outcomes[device.name]), targets)
