@@ -67,7 +67,9 @@ def _judge(timer: dict[str, str], service: dict[str, str], now: float) -> Ticks:
     enabled = timer["UnitFileState"].startswith("enabled")
     states = [timer["LoadState"], timer["ActiveState"], "enabled" if enabled else timer["UnitFileState"]]
     wrong = [word for word in states if word not in ("loaded", "active", "enabled", "")]
-    if timer["LoadState"] != "loaded" or timer["ActiveState"] != "active":
+    # A timer fails where its unit cannot be loaded: then that is what has to be repaired.
+    unloaded = timer["ActiveState"] == "failed" and service["LoadState"] != "loaded"
+    if (timer["LoadState"] != "loaded" or timer["ActiveState"] != "active") and not unloaded:
         return Ticks(True, False, ago, "timer_stopped", f"{TIMER} is {' and '.join(dict.fromkeys(wrong))}")
     broken = _broken(service)
     if broken:

@@ -33,12 +33,14 @@ LEVELS = ("ok", "warning", "critical", "unknown")
 LAB = [sys.executable, "-m", "lab"]
 STATUS = "sudo edge-rotator status --json"
 # The device's own configuration, but with a file for metrics; made anew each time, for a fault may be in it.
+# In a unit with a sandbox, as edge-rotator-metrics.service is: what keeps that from starting keeps this, too.
 METRICS = r"""
-install -d -o edge-rotator /run/edge-faults &&
-sed 's,^metrics_file.*,metrics_file = "/run/edge-faults/metrics.prom",' \
-    /etc/edge-rotator/config.toml >/run/edge-faults/config.toml &&
-edge-rotator --config /run/edge-faults/config.toml metrics
-cat /run/edge-faults/metrics.prom
+install -d -o edge-rotator /var/lib/edge-faults &&
+sed 's,^metrics_file.*,metrics_file = "/var/lib/edge-faults/metrics.prom",' \
+    /etc/edge-rotator/config.toml >/var/lib/edge-faults/config.toml &&
+systemd-run --quiet --wait --collect --property=PrivateDevices=yes \
+    /usr/local/bin/edge-rotator --config /var/lib/edge-faults/config.toml metrics
+cat /var/lib/edge-faults/metrics.prom
 """
 BETWEEN_SAMPLES_S = 5.0  # what moves meanwhile moves on in the alerts' tests, what stands still does not
 COMMAND_AT_MOST_S = 600.0
@@ -215,15 +217,16 @@ class Drill:
         outcomes = {device.name: Outcome(fault.name, device.mode) for device in targets}
         if not targets:
             return []
-        # One device's metrics tell enough: the alerts do not know of modes.
-        record = [targets[0].metrics()] if fault.alert and self.record else []
+        # One device tells enough, for the alerts do not know of modes; in process mode nothing restarts.
+        witness = targets[-1]
+        record = [witness.metrics()] if fault.alert and self.record else []
         try:
             self.everywhere(fault.inject, targets)
             self.each(lambda device: self.observe(fault, device, outcomes[device.name]), targets)
-            if record:
-                record.append(targets[0].metrics())
+            if record and not outcomes[witness.name].wrong:
+                record.append(witness.metrics())
                 time.sleep(BETWEEN_SAMPLES_S)
-                self.recorded[fault.name] = alerts.compact([*record, targets[0].metrics()])
+                self.recorded[fault.name] = alerts.compact([*record, witness.metrics()])
         finally:
             self.everywhere(fault.heal + fault.mend, targets)
         self.each(lambda device: self.recover(fault, device, outcomes[device.name]), targets)

@@ -296,6 +296,8 @@ def bucket(
 ) -> Iterator[Bucket]:
     """An S3 with a bucket, and credentials for it."""
     assert local.tick() == 0
+    # The device's boot clock is the test's own: this machine may be up for longer than credentials live.
+    monkeypatch.setattr(doctor, "read_clock", lambda: clock.Clock(time.time(), 1000.0))
     monkeypatch.setattr(doctor, "_output", lambda command: (0, f"A=x SSL_CERT_FILE={pki[0].path}\n"))
     config.replicas = [[f"https://{local.server.endpoint}/bucket", "edge01/app.db"]]
     config.databases, config.sync_interval = ["/db0"], 0

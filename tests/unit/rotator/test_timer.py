@@ -119,6 +119,11 @@ def test_it_ticks(monkeypatch: pytest.MonkeyPatch, changes: list[tuple[str, str]
             12,
             (False, "unit_broken", "edge-rotator.service is bad-setting"),
         ),
+        (
+            [("=active", "=failed"), ("status=1 }\nLoadState=loaded", "status=1 }\nLoadState=bad-setting")],
+            12,
+            (False, "unit_broken", "edge-rotator.service is bad-setting"),
+        ),
         ([], 689, (True, "", "")),
         (
             [("=inactive", "=deactivating")],
@@ -290,3 +295,4 @@ def test_a_login_that_was_never_made_is_not_counted(device: Device) -> None:
     (directory / ".next.tmp").rmdir()
     done = device.run("rotate")
     assert done.returncode == 0, done.stderr
+    assert device.credentials.exists(), "three logins with a PIN that was never accepted would have latched"
