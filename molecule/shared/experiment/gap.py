@@ -181,7 +181,8 @@ class Bench(Stage):
         """Run a command on a device for as long as the bench lasts."""
         words = ["sudo", "systemd-run", "--quiet", f"--unit={unit}"]
         if user:
-            words += ["-pUser=sample-app", "-pGroup=edge-data", "-pUMask=0007"]
+            # Restart: the large database may still be locked when the writer first comes.
+            words += ["-pUser=sample-app", "-pGroup=edge-data", "-pUMask=0007", "-pRestart=on-failure"]
         observe.run(name, [*words, *command])
 
     def synced(self, load: str, name: str) -> None:
