@@ -177,6 +177,7 @@ def soak_lines(path: Path) -> list[str]:
         f"- not healed within {run['heals_within_s']} s: {ill}",
         f"- rows written: {run['rows_written']}, lost: {run['rows_lost']}",
         f"- requests refused outside of faults: {run['refused_outside']}",
+        *(f"- note: {note}" for note in run["notes"]),
         "",
         "| fault | times | longest time to heal |",
         "|---|---|---|",

@@ -125,6 +125,7 @@ class Tally:
     rows_lost: int = 0
     refused_in_faults: int = 0
     refused_outside: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def count(self, kind: str, healed_s: float | None) -> None:
         """Count a fault and how long it took to heal."""
@@ -143,6 +144,12 @@ class Tally:
 def outside(times: list[float], windows: list[Window]) -> list[float]:
     """Return the times that lie in no window."""
     return [at for at in times if not any(window.begun <= at <= window.ended for window in windows)]
+
+
+def replicated(requests: list[observe.Request]) -> float | None:
+    """Return when what the application wrote was first uploaded; compacted older rows prove nothing."""
+    fresh = [request for request in requests if "/0000/" in request.key]
+    return next(iter(observe.uploads(fresh)), None)
 
 
 def lost(seen: dict[int, str], here: list[str], there: list[str]) -> set[str]:
@@ -204,7 +211,7 @@ class Soak(Stage):
         uploaded: float | None = None
         while time.monotonic() < deadline:
             if uploaded is None:
-                uploaded = next(iter(observe.uploads(observe.s3_requests(name, since))), None)
+                uploaded = replicated(observe.s3_requests(name, since))
             if uploaded is not None:
                 command = "sudo -u edge-rotator edge-rotator status >/dev/null && date +%s.%N"
                 if at := observe.run(name, command, check=False):

@@ -1,6 +1,6 @@
 """The gap bench's pure parts, on a log that was made up."""
 
-from experiment.gap import Cell, around, cell, gaps, quantile, table
+from experiment.gap import Cell, around, cell, ends_upload, gaps, quantile, table
 from experiment.observe import Request
 
 
@@ -40,3 +40,14 @@ def test_ratios_are_taken_to_the_baseline_of_the_same_load() -> None:
     assert lines[2][-5:] == ["restarted", "1.20", "1.00", "1.20", "1.00"]
     assert lines[3][-5:] == ["alone", "1.50", "2.00", "2.00", "1.20"]
     assert "alone" not in lines[4][2:]
+
+
+def test_an_upload_in_parts_ends_with_the_post_that_names_it() -> None:
+    key = "edge01/large.db/0001/1.ltx"
+    begin = Request(1, "POST", key, 200, "", "key", 0, "uploads=")
+    part = Request(2, "PUT", key, 200, "", "key", 5, "partNumber=1&uploadId=a")
+    refused = Request(3, "POST", key, 403, "", "key", 0, "uploadId=a")
+    end = Request(4, "POST", key, 200, "", "key", 0, "uploadId=a")
+    requests = [begin, part, refused, end]
+    assert [ends_upload(request, "large.db/0001/") for request in requests] == [False, False, False, True]
+    assert not ends_upload(end, "large.db/0002/")

@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 
 from experiment import soak
-from experiment.soak import ALL, Drawn, Tally, Window, kinds, lost, outside, sequence, shared
+from experiment.observe import Request
+from experiment.soak import ALL, Drawn, Tally, Window, kinds, lost, outside, replicated, sequence, shared
 
 DEVICES = {"edge01": "environment", "edge02": "process", "edge03": "environment"}
 ROWS = kinds()
@@ -76,3 +77,11 @@ def test_the_longest_time_to_heal_is_kept_by_kind_and_who_never_healed_is_named(
     assert tally.worst() == "9.0 s (S3 down)"
     soak.record(tally, tmp_path / "docs/soak.yml")
     assert yaml.safe_load((tmp_path / "docs/soak.yml").read_text())["seed"] == 7
+
+
+def test_healed_is_who_uploads_fresh_rows_and_not_who_compacts_old_ones() -> None:
+    compacted = Request(1, "PUT", "edge01/sample.db/0001/1.ltx", 200, "", "key")
+    refused = Request(2, "PUT", "edge01/sample.db/0000/1.ltx", 403, "", "key")
+    fresh = Request(3, "PUT", "edge01/sample.db/0000/1.ltx", 200, "", "key")
+    assert replicated([compacted, refused]) is None
+    assert replicated([compacted, refused, fresh]) == 3
