@@ -429,7 +429,6 @@ def main() -> None:
     survey = Survey(module.params)
     if not survey.found or module.check_mode:
         module.exit_json(changed=bool(survey.found), found=survey.found, aside="")
-    os.umask(0o077)
     takeover = Takeover(module, survey)
     try:
         takeover.run()

@@ -125,6 +125,10 @@ def test_stops_in_preflight(name: str, untouched: str, case: str) -> None:
     assert "HUSHHUSH" not in text, "a secret was repeated"
 
 
+def test_the_device_is_as_before(host: Any, untouched: str) -> None:
+    assert fingerprint(host) == untouched
+
+
 BY_HAND = {
     "/usr/local/bin/litestream": "program\n",
     "/usr/local/bin/rotate": "role-aliases; AWS_SECRET_ACCESS_KEY=$secret; systemctl restart litestream\n",
@@ -138,8 +142,7 @@ BY_HAND = {
 }
 
 
-def test_what_a_hand_install_left_is_named_at_once(host: Any, name: str, untouched: str) -> None:
-    assert untouched
+def test_what_a_hand_install_left_is_named_at_once(host: Any, name: str) -> None:
     if name != "edge01":
         pytest.skip("one device shows it")
     host.check_output("mkdir -p /root/.aws /etc/cron.d")
@@ -156,7 +159,3 @@ def test_what_a_hand_install_left_is_named_at_once(host: Any, name: str, untouch
     assert "remove line 1" in text
     assert "set litestream_takeover to true" in text
     assert "HUSHHUSH" not in text, "a secret was repeated"
-
-
-def test_the_device_is_as_before(host: Any, untouched: str) -> None:
-    assert fingerprint(host) == untouched

@@ -46,6 +46,6 @@ def test_old_keys_are_where_root_alone_reads_them(host: Any) -> None:
     for path in OLD_KEYS:
         assert not host.file(path).exists
         assert "ey" in host.check_output(f"grep -i key {ASIDE}/*{path}")
-    assert host.check_output(f"find {ASIDE} -not -user root -or -perm /077") == ""
+    assert host.check_output(f"find {ASIDE} -type f -perm /077 -or -not -user root") == ""
     assert host.run("grep -rIl HUSHHUSH /etc /root /run /var/lib /home").stdout == ""
     assert host.file("/etc/by-hand/device.key").exists, "a private key is left alone"
