@@ -235,10 +235,10 @@ class Soak(Stage):
         lifted = observe.now(observe.CLOUD)
         with ThreadPoolExecutor(max_workers=len(names)) as pool:
             times = dict(zip(names, pool.map(lambda name: self.healed(name, lifted), names), strict=True))
-        ended = observe.now(observe.CLOUD)
         for device in targets:
             if times[device.name] is None:
                 self.do(HELP, [device])  # so that one that stays ill does not spoil what follows
+        ended = observe.now(observe.CLOUD)
         for name in names:
             self.windows[name].append(Window(row.name, begun, ended))
             self.tally.count(row.name, times[name])
