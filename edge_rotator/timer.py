@@ -14,7 +14,7 @@ _PROPERTIES = (
     "LoadState,ActiveState,UnitFileState,Result,TimersMonotonic,ExecCondition,ExecMainStatus,"
     "ActiveEnterTimestampMonotonic,ConditionTimestampMonotonic"
 )
-_TIMEOUT = 5.0  # s
+_TIMEOUT = 10.0  # s
 _SECONDS = {"h": 3600, "min": 60, "s": 1}
 _LONGEST_TICK = 14400  # s; a third of the longest life time
 _SYSTEMDS_OWN = range(200, 256)  # exit codes of what it could not even start, such as 243/CREDENTIALS
