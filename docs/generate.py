@@ -209,7 +209,7 @@ def gap_lines(path: Path) -> list[str]:
         gaps = [f"{value:.2f} s" for value in (cell["largest"], cell["median"], cell["p99"], at_change)]
         words = [run["loads"][cell["load"]], cell["variant"], str(cell["changes"]), *gaps]
         lines.append("| " + " | ".join([*words, f"{cell['bytes_per_row']:.0f}", str(cell["refused"])]) + " |")
-    return [*lines, ""]
+    return [*lines, "", *(f"Note: {note}." for note in run.get("notes", [])), ""]
 
 
 def reliability() -> str:

@@ -24,12 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edge_rotator import schedule
 from experiment import observe
 from experiment.observe import Request
-from experiment.stage import BUILD, ROOT, Stage, hosts_file, machines
+from experiment.stage import BUILD, ROOT, Stage, hosts_file, machines, record
 
 RECORD = ROOT / "docs/reliability/gap.yml"
 FOLDER = "/var/lib/sample-app"
@@ -341,10 +339,7 @@ def main() -> None:
     (bench.target / "result.json").write_text(json.dumps(result, indent=1))
     print(table(cells))
     if arguments.record:
-        RECORD.parent.mkdir(exist_ok=True)
-        RECORD.write_text(
-            "---\n# make bench-gap MINUTES=… RECORD=1\n" + yaml.safe_dump(result, sort_keys=False)
-        )
+        record(RECORD, "make bench-gap RECORD=1", result)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from experiment import faults, observe
 from experiment.faults import Device, Fault
-from experiment.stage import BUILD, ROOT, Stage, hosts_file, kinds_of_devices, machines
+from experiment.stage import BUILD, ROOT, Stage, hosts_file, kinds_of_devices, machines, record
 
 RECORD = ROOT / "docs/reliability/soak.yml"
 # As short as a restart, a tick and the whole seconds of an expiry allow.
@@ -235,10 +233,10 @@ class Soak(Stage):
         lifted = observe.now(observe.CLOUD)
         with ThreadPoolExecutor(max_workers=len(names)) as pool:
             times = dict(zip(names, pool.map(lambda name: self.healed(name, lifted), names), strict=True))
-        ended = observe.now(observe.CLOUD)
         for device in targets:
             if times[device.name] is None:
                 self.do(HELP, [device])  # so that one that stays ill does not spoil what follows
+        ended = observe.now(observe.CLOUD)
         for name in names:
             self.windows[name].append(Window(row.name, begun, ended))
             self.tally.count(row.name, times[name])
@@ -313,13 +311,6 @@ def table(tally: Tally) -> str:
     return "\n".join(lines)
 
 
-def record(tally: Tally, path: Path = RECORD) -> None:
-    """Keep a run for docs/reliability.md."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(vars(tally), sort_keys=False, allow_unicode=True)
-    path.write_text(f"---\n# The longest soak that was recorded: make soak MINUTES=… RECORD=1\n{text}")
-
-
 def main() -> int:
     """Read the arguments, run, and take the machines away again."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -339,7 +330,7 @@ def main() -> int:
         with machines(soak, arguments.keep):
             code = soak.run()
     if arguments.record:
-        record(soak.tally)
+        record(RECORD, "make soak RECORD=1", vars(soak.tally))
     return code
 
 

@@ -111,3 +111,18 @@ def kinds_of_devices(count: int) -> dict[str, dict[str, Any]]:
     groups = yaml.safe_load((LAB / "hosts.yml").read_text())["all"]["children"]
     patterns = list(groups["edge_devices"]["hosts"].values())
     return {f"edge{number:02}": patterns[(number - 1) % len(patterns)] for number in range(1, count + 1)}
+
+
+class _Indented(yaml.SafeDumper):
+    """Lists indented, as yamllint wants them."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Never leave a list where its key is."""
+        super().increase_indent(flow, False)
+
+
+def record(path: Path, made_by: str, result: dict[str, Any]) -> None:
+    """Keep a result for docs/reliability.md."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.dump(result, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=110)
+    path.write_text(f"---\n# Made by `{made_by}`.\n{text}")

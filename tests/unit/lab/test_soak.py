@@ -5,9 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from experiment import soak
 from experiment.observe import Request
 from experiment.soak import ALL, Drawn, Tally, Window, kinds, lost, outside, replicated, sequence, shared
+from experiment.stage import record
 
 DEVICES = {"edge01": "environment", "edge02": "process", "edge03": "environment"}
 ROWS = kinds()
@@ -75,8 +75,10 @@ def test_the_longest_time_to_heal_is_kept_by_kind_and_who_never_healed_is_named(
     assert tally.longest_heal_s == {"power cut": 3.0, "S3 down": 9.0}
     assert tally.not_healed == ["S3 down"]
     assert tally.worst() == "9.0 s (S3 down)"
-    soak.record(tally, tmp_path / "docs/soak.yml")
-    assert yaml.safe_load((tmp_path / "docs/soak.yml").read_text())["seed"] == 7
+    path = tmp_path / "docs/soak.yml"
+    record(path, "make soak", vars(tally))
+    assert yaml.safe_load(path.read_text()) == vars(tally)
+    assert "\nnot_healed:\n  - S3 down\n" in path.read_text()
 
 
 def test_healed_is_who_uploads_fresh_rows_and_not_who_compacts_old_ones() -> None:
