@@ -246,8 +246,10 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
 
 def _restarting(report: dict[str, Any]) -> bool:
     """Whether the restart that follows a rotation is under way."""
-    since = report["restarted_s_ago"]
-    return bool(report["restart_pending"]) and since is not None and since < RESTART_GRACE
+    since, error = report["restarted_s_ago"], report["last_error"]
+    if not report["restart_pending"] or since is None or since >= RESTART_GRACE:
+        return False
+    return not (error and error["class"] == "restart_failed" and error["age_s"] <= since)
 
 
 def _replication_problems(report: dict[str, Any]) -> list[str]:

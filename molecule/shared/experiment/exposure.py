@@ -10,7 +10,7 @@ from typing import Any
 BOTH = {
     "edge-rotator-due.service": 0.2,
     "edge-rotator-metrics.service": 0.2,
-    "litestream.service": 1.3,
+    "litestream.service": 1.5,
     "litestream-query@.service": 0.2,
     "litestream-restart.service": 0.5,
     "sample-app.service": 0.2,
