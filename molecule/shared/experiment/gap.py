@@ -169,7 +169,7 @@ class Bench(Stage):
     def prepare(self, load: str, name: str) -> None:
         """Make the large database, and start a writer; the sample application itself is one."""
         if load == "large":
-            fill = ["python3", "-Ic", FILL, f"{FOLDER}/large.db", str(LARGE_MB)]
+            fill = ["python3", "-I", "-c", FILL, f"{FOLDER}/large.db", str(LARGE_MB)]
             observe.run(name, ["sudo", "-u", "sample-app", "-g", "edge-data", *fill])
         if load != "sample":
             command = ["python3", "-I", WRITER, f"{FOLDER}/{load}.db", str(LOADS[load][1])]
@@ -212,7 +212,7 @@ class Bench(Stage):
         """Rows of a database now."""
         program = f"import sqlite3; c = sqlite3.connect('{FOLDER}/{load}.db'); "
         program += "print(c.execute('SELECT max(id) FROM Sample').fetchone()[0])"
-        return int(observe.run(name, ["sudo", "-u", "sample-app", "python3", "-Ic", program]))
+        return int(observe.run(name, ["sudo", "-u", "sample-app", "python3", "-I", "-c", program]))
 
     def run(self) -> list[Cell]:
         """Do it all."""

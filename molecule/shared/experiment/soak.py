@@ -198,7 +198,9 @@ class Soak(Stage):
         program = (
             f"import sqlite3;print(*sqlite3.connect('{observe.DATABASE}').execute(\"{query}\").fetchone())"
         )
-        row = observe.run(name, ["sudo", "-u", "sample-app", "python3", "-Ic", program], check=False).strip()
+        row = observe.run(
+            name, ["sudo", "-u", "sample-app", "python3", "-I", "-c", program], check=False
+        ).strip()
         if row:
             number, _, at = row.partition("|")
             self.seen[name][int(number)] = at

@@ -16,7 +16,7 @@ INSTALLED_FOR = "/opt/edge-rotator/current/complete"
 
 def test_nobody_converged(host: Any) -> None:
     """Guard: it is another Debian, with the program that was installed before."""
-    assert host.check_output("python3 -c 'import sys; print(*sys.version_info[:2])'") == "3 13"
+    assert host.check_output("python3 -I -c 'import sys; print(*sys.version_info[:2])'") == "3 13"
     assert "VERSION_CODENAME=trixie" in host.file("/etc/os-release").content_string
     assert host.file(INSTALLED_FOR).content_string.startswith("bookworm-")
 
