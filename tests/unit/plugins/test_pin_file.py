@@ -81,13 +81,15 @@ class Place:
     def traces(self) -> set[str]:
         """Every file that holds the PIN, but for the one and what the operator wrote."""
         found = set()
-        for path in self.top.rglob("*"):
-            if path.name not in {"inventory.json", self.file.name, f"{self.file.name}.new"}:
-                try:
-                    if path.is_file() and PIN.encode() in path.read_bytes():
-                        found.add(str(path.relative_to(self.top)))
-                except OSError:
-                    continue
+        # Not rglob, which ends where a directory is gone before it is read.
+        for folder, _folders, names in os.walk(self.top):
+            for path in (Path(folder, name) for name in names):
+                if path.name not in {"inventory.json", self.file.name, f"{self.file.name}.new"}:
+                    try:
+                        if path.is_file() and PIN.encode() in path.read_bytes():
+                            found.add(str(path.relative_to(self.top)))
+                    except OSError:
+                        continue
         return found
 
 
@@ -164,6 +166,8 @@ def test_the_second_time_changes_nothing(place: Place) -> None:
 @pytest.mark.parametrize(
     ("content", "mode"),
     [(PIN, 0o644), (f"{PIN}\n", 0o600), ("another", 0o600), ("", 0o600)],
+    # pytest has the name of a test in its environment.
+    ids=["open to others", "with a line break", "another", "empty"],
 )
 def test_what_is_not_right_is_replaced(place: Place, content: str, mode: int) -> None:
     place.file.write_text(content)

@@ -209,7 +209,9 @@ def test_a_litestream_that_no_unit_started_is_ended(device: Device, monkeypatch:
     group.write_text("0::/system.slice/other.service\n")
     assert device.run(check=True)["found"] == []
     group.write_text("0::/user.slice/user-0.slice/session-1.scope\n")
-    monkeypatch.setattr(hand_install.time, "sleep", lambda _seconds: started.wait(timeout=10))
+    monkeypatch.setattr(
+        hand_install.time, "sleep", lambda _seconds: started.wait()
+    )  # a time limit would sleep
     assert f"process {started.pid} is a Litestream" in device.run()["found"][0]
     assert started.wait(timeout=10) == -15
 
