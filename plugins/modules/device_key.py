@@ -95,47 +95,15 @@ certificate_id:
 
 import os
 import resource
-import selectors
-import subprocess
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors, identity
-
-MOST = 65536  # bytes, far above any key or request
-
-
-def run(command: list[str]) -> tuple[int, str, str]:
-    """Exit code, output and errors of a command that may print for ever: it is what a token makes it do.
-
-    Raises OSError where it cannot be started.
-    """
-    with (
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as child,
-        selectors.DefaultSelector() as open_ones,
-    ):
-        said: dict[Any, bytes] = {child.stdout: b"", child.stderr: b""}
-        for pipe in said:
-            open_ones.register(pipe, selectors.EVENT_READ)
-        while open_ones.get_map():
-            for key, _unused in open_ones.select():
-                data = os.read(key.fd, MOST)
-                said[key.fileobj] += data
-                if not data:
-                    open_ones.unregister(key.fileobj)
-                elif len(said[key.fileobj]) > MOST:
-                    child.kill()
-                    return 1, "", f"{command[0]} printed more than {MOST} bytes"
-    output, errors = (text.decode(errors="replace") for text in said.values())
-    return child.returncode, output, errors
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import commands, descriptors, identity
 
 
 def ask(command: list[str]) -> tuple[str, str]:
     """Output of a command, and why there is none."""
-    code, output, errors = run(command)
+    code, output, errors = commands.run(command)
     return (output.strip(), "") if code == 0 else ("", errors.strip() or f"exit code {code}")
 
 
