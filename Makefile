@@ -21,14 +21,14 @@ export SEED ?=
 export DEVICES ?= 2
 export RECORD ?=
 
-.PHONY: help demo test lint sanity unit matrix molecule faults bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule faults bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist setup clean:
+demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist setup clean:
 	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,RECORD $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
@@ -74,6 +74,9 @@ molecule: setup ## boot machines and verify the whole appliance
 
 faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name walks some of it
 	@python -m experiment.faults --boot
+
+test-debian-upgrade: setup ## take a device from Debian 12 to 13, without a converge (10 minutes, not part of test)
+	@molecule/shared/debian_upgrade.sh
 
 bench-converge: setup ## seconds of a first converge and of one that changes nothing, for 1 and 8 devices
 	@python tests/bench/converge.py

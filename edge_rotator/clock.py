@@ -31,13 +31,14 @@ def read_clock() -> Clock:
     return Clock(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def parse_iso(text: str) -> float | None:
-    """Seconds since 1970 of `2018-01-18T09:18:06Z`; None if it is no UTC time, or before 1970."""
+def parse_iso(text: str, local: bool = False) -> float | None:
+    """Seconds since 1970 of `2018-01-18T09:18:06Z`, if `local` of `…+01:00` too; None of anything else."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if moment.utcoffset() != timedelta(0) or moment < _EPOCH:
+    zone = moment.utcoffset()
+    if zone is None or (zone and not local) or moment < _EPOCH:
         return None
     return (moment - _EPOCH).total_seconds()
 

@@ -270,13 +270,14 @@ def _s3(config: Config) -> str:
     held = state.remaining(clock) > 0 and os.path.exists(config.credentials_file)
     signs = hasattr(pycurl, "AWS_SIGV4")  # Debian 12's own pycurl (backend gnutls) does not
     server = s3.S3(config, _s3_ca(config), delivery.read(config) if held and signs else None)
-    answer, _ = replication.try_look(config.litestream_socket)
     for index, (bucket, path) in enumerate(config.replicas):
         if not server.credentials:
             status, _ = server.request("GET", f"{bucket}/")
             continue
-        known = answer.databases.get(config.databases[index]) if index < len(config.databases) else None
-        server.prove(bucket, path, known.txid if known else 0, replication.limit(config))
+        newest = 0
+        if config.litestream_socket and index < len(config.databases):
+            newest = replication.txid(config.litestream_socket, config.databases[index])
+        server.prove(bucket, path, newest, replication.limit(config))
     hosts = ", ".join(sorted({urlsplit(bucket).netloc for bucket, _ in config.replicas}))
     if server.credentials:
         return f"{hosts}: took, gave and listed, and what Litestream has is there"

@@ -143,16 +143,15 @@ def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> 
     restarts = timer.restarts(config.service)
     if restarts is not None:
         table["litestream_restarts_total"].add(restarts)
-    if why:
-        return
     problems = replication.problems(config, answer)
     # Those it does not know were never synced either: without a sample no alert could miss them.
     for path in {**dict.fromkeys(replication.unknown(config, answer.databases)), **answer.databases}:
         age = answer.databases[path].age if path in answer.databases else None
-        table["replication_last_sync_timestamp_seconds"].add(
-            0.0 if age is None else clock.wall - age, db=path
-        )
-        table["replicated"].add(path not in problems, db=path)
+        if not why:
+            table["replication_last_sync_timestamp_seconds"].add(
+                0.0 if age is None else clock.wall - age, db=path
+            )
+        table["replicated"].add(age is not None and path not in problems, db=path)
 
 
 def render(metrics: Iterable[Metric]) -> str:

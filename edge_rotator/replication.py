@@ -16,7 +16,8 @@ from edge_rotator.errors import plain
 
 LIST_TIMEOUT = 10.0  # s; litestream-query gives Litestream 5
 NOT_RUNNING = "not running"
-_MAX_ANSWER = 1048576
+_MAX_ANSWER = 16777216  # bytes; for tens of thousands of databases
+_FIRST = 10.0  # s after which a Litestream that has just started has synced; it does so at once
 _FUTURE = 60.0  # s; a sync later than that was dated by a clock that has been set back since
 _SLACK = 15.0  # s that a sync may take, the application's burst and a slow uplink included
 
@@ -25,8 +26,7 @@ class Database(NamedTuple):
     """What Litestream and the file system say of one database."""
 
     age: float | None  # s since all that Litestream knew was in the replica; None: not since it started
-    txid: int
-    status: str  # replicating, stopped
+    status: str  # replicating, stopped; empty while Litestream does not tell
     error: str  # why Litestream cannot read it; while it cannot, `age` says nothing
     missing: bool
     replaced: bool  # Litestream has another file open than the one that is there
@@ -44,8 +44,9 @@ class Answer(NamedTuple):
 
 
 def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
-    """Answer to a request, `list` or `sync DATABASE`, within `timeout` seconds; its `error` is Litestream's.
+    """Answer to a request, `list`, `txid DATABASE` or `sync DATABASE`; its `error` is Litestream's.
 
+    It has to be there within `timeout` seconds.
     Raises OSError where nobody answers on socket `path`, ValueError for an answer that is none.
     """
     end = time.monotonic() + timeout
@@ -71,10 +72,9 @@ def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
 
 
 def _database(raw: dict[str, Any], now: float) -> Database:
-    at = parse_iso(str(raw.get("last_sync_at", "")))
+    at = parse_iso(str(raw.get("last_sync_at", "")), local=True)
     return Database(
         age=None if at is None or at > now + _FUTURE else max(0.0, now - at),
-        txid=int(raw.get("txid", 0)),
         status=str(raw.get("status", "")),
         error=str(raw.get("error", "")),
         missing=bool(raw.get("missing")),
@@ -97,6 +97,14 @@ def look(path: str) -> Answer:
         return Answer(float(raw["uptime_s"]), databases, rooms)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError("unexpected answer") from None
+
+
+def txid(path: str, database: str) -> int:
+    """Litestream's newest transaction of a database; 0 where it does not tell."""
+    try:
+        return int(ask(path, f"txid {database}", LIST_TIMEOUT).get("txid", 0))
+    except (OSError, ValueError, TypeError):
+        return 0
 
 
 def try_look(path: str) -> tuple[Answer, str]:
@@ -139,11 +147,12 @@ def _problem(config: Config, database: Database, uptime: float) -> str:
         return "is gone, and what an application still writes to it is lost"
     if database.replaced:
         return "was replaced, and Litestream has the old file open"
-    if database.status != "replicating":
+    if database.status not in ("replicating", ""):
         return f"is not being replicated: Litestream has it {database.status}"
     if database.error:
         return f"cannot be read by Litestream: {database.error}"
-    if (uptime if database.age is None else database.age) > limit(config):
+    # In environment mode each rotation restarts it: what was late before must not look young again.
+    if uptime > _FIRST if database.age is None else database.age > limit(config):
         return "has not been replicated lately"
     return ""
 

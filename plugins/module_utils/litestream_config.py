@@ -86,6 +86,8 @@ _DEFAULTS_05: Config = {
     "l0-retention-check-interval": "1h",
     "snapshot": {"interval": "24h", "retention": "72h"},
     "shutdown-sync-timeout": "10s",
+    # All that waits: after each 256 files it would say that it has synced, with thousands yet to go.
+    "max-sync-ltx-files": 0,
 }
 _PATHS = ("path", "dir", "meta-path", "meta-dir")
 _OF_DIR = {"pattern", "recursive", "watch", "meta-dir"}  # ignored with `path`, or the end of Litestream

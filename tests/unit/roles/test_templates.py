@@ -341,7 +341,7 @@ def test_litestreams_environment_is_a_list(tmp_path: Path, delivery: str) -> Non
     written = delivery_of(secret) + "".join(f'{name}="{value}"\n' for name, value in HOSTILE.items())
     (tmp_path / "litestream.env").write_text(written)
     found = dict(line.split("=", 1) for line in started(tmp_path, delivery).stdout.splitlines())
-    own = {"PATH", "AWS_REGION", "AWS_EC2_METADATA_DISABLED", "SSL_CERT_FILE"}
+    own = {"PATH", "TZ", "AWS_REGION", "AWS_EC2_METADATA_DISABLED", "SSL_CERT_FILE"}
     profile = {"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_SDK_LOAD_CONFIG"}
     assert found.keys() == own | (profile if delivery == "process" else KEYS.keys())
     assert (found["AWS_REGION"], found["SSL_CERT_FILE"]) == ("eu-central-1", "/etc/ca.pem")

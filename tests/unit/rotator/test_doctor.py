@@ -89,11 +89,13 @@ def listing(
     """Answer of litestream-query, with a database per age (s), and the same facts of each."""
     at = clock.read_clock().wall
     databases = [
-        {"path": f"/db{n}", "status": "replicating", "txid": 7, "error": "", **facts}
+        {"path": f"/db{n}", "status": "replicating", "error": ""}
         | ({} if age is None else {"last_sync_at": clock.format_iso(at - age)})
+        | facts
         for n, age in enumerate(ages)
     ]
-    return json.dumps({"uptime_s": uptime, "databases": databases, "rooms": rooms or {}}).encode()
+    told = {"uptime_s": uptime, "databases": databases, "rooms": rooms or {}, "txid": 7}
+    return json.dumps(told).encode()
 
 
 @pytest.fixture
