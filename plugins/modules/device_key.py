@@ -65,11 +65,11 @@ author: Edge Litestream appliance (@edge-litestream)
 EXAMPLES = r"""
 - name: The key is in its file, and its request beside it
   edge_litestream.appliance.device_key:
-    public_key_command: [openssl, pkey, -pubout, -in, /etc/edge-key/device.key]
+    public_key_command: [openssl, pkey, -passin, "pass:", -pubout, -in, /etc/edge-key/device.key]
     key_command: [openssl, genpkey, -algorithm, ED25519, -out, /etc/edge-key/device.key]
     key_label: /etc/edge-key/device.key
     thing: edge01
-    request_command: [openssl, req, -new, -subj, /CN=edge01, -key, /etc/edge-key/device.key]
+    request_command: [openssl, req, -passin, "pass:", -new, -subj, /CN=edge01, -key, /etc/edge-key/device.key]
     request_file: /etc/edge-identity/device.csr
     certificate_file: /etc/edge-identity/device.crt
 """
@@ -167,6 +167,12 @@ def former(module: AnsibleModule, marker: list[dict[str, str]] | None, key: str,
     made = [one for one in marker or [] if (one["token"], one["key"]) == (token, label)]
     if not key and (made or (marker is None and os.path.lexists(file))):
         raise identity.lost(f"{place} is not to be had: {why}", os.path.dirname(file), file)
+    if not key and not token and os.path.lexists(label):
+        raise identity.IdentityError(
+            f"{place} is there, but openssl cannot read it, and no other is made in its place: {why}. "
+            "If it has a passphrase, take that off with 'openssl pkey -in OLD -out NEW'; "
+            "if nothing needs it, move it away"
+        )
     if made and made[0]["public_key_sha256"] != identity.digest(key):
         was = made[0]["public_key_sha256"]
         raise identity.lost(f"{place} is another one than {was} (SHA-256)", os.path.dirname(file), file)

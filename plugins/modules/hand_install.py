@@ -11,8 +11,8 @@ description:
     jobs and processes that run it or fetch its credentials, and for AWS keys where they are read.
   - In check mode it tells what it found. Otherwise it stops and removes it, with a copy of each file that
     root alone can read. No database and no private key is touched, and no secret is in the answer.
-  - What Litestream keeps beside a database is renamed where it belongs to another user, whose files ours
-    cannot write. The database itself stays.
+  - A Litestream in a container is left alone. One that something else starts, such as a user's own unit, is
+    named, and fails the module before anything changes.
 options:
   command:
     description: Path of the link to Litestream's program, as the role makes it.
@@ -30,11 +30,6 @@ options:
     description: Litestream's user.
     type: str
     required: true
-  directories:
-    description: Directories of the databases.
-    type: list
-    elements: path
-    default: []
   backup:
     description: Directory for the copies; one for each run is made in it.
     type: path
@@ -61,6 +56,11 @@ found:
   type: list
   elements: str
   returned: always
+others:
+  description: Those of C(found) that have to be stopped by whoever knows what starts them.
+  type: list
+  elements: str
+  returned: always
 aside:
   description: Directory of the copies; empty where there are none.
   type: str
@@ -81,7 +81,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors
 
-MAX_BYTES = 64 << 20  # of a program that is looked into
+MAX_BYTES = 1 << 20  # of a file that is looked into
 END_WITHIN = 60  # s, for a Litestream that uploads its last rows
 UNIT_PLACES = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
 CRONTABS = ("/etc/crontab", "/etc/cron.d/*", "/var/spool/cron/crontabs/*")
@@ -89,6 +89,7 @@ DEFAULTS = "/etc/default/litestream"
 PACKAGE = "/var/lib/dpkg/info/litestream.list"
 PACKAGED = "/usr/bin/litestream"
 PROCESSES = "/proc"
+KERNELS = ("/dev/", "/proc/", "/sys/")  # an open there can do something
 CRON_SCRIPTS = tuple(f"/etc/cron.{when}/*" for when in ("hourly", "daily", "weekly", "monthly"))
 # The appliance's own; litestream.service is told by its text, for it has the name that everybody gives it.
 OWN_UNITS = re.compile(
@@ -96,13 +97,17 @@ OWN_UNITS = re.compile(
 )
 OWN_SERVICE = b"/run/edge-rotator/"
 OWN_CONFIG = b"from the variable litestream_config"
-RUNS = re.compile(rb"litestream\b[^\n]*\breplicate\b")
-EXEC = re.compile(rb"^\s*Exec\w+\s*=(.*)$", re.MULTILINE)
+PROGRAM = re.compile(rb"litestream\b")
+REPLICATE = re.compile(rb"\breplicate\b")
+CONTAINER = re.compile(r"docker[-/]|libpod-|nerdctl-|/lxc|kubepods|machine\.slice")
+SERVICE = re.compile(r"[^/\s]+\.service")
+CRON = "cron.service"
+EXEC = re.compile(rb"^[ \t]*Exec\w+[ \t]*=(.*)$", re.MULTILINE)
 # What would change our unit, or give it keys.
-DROP_IN = re.compile(rb"^\s*(Exec\w+|Environment\w*|User|Group|LoadCredential)\s*=", re.MULTILINE)
-ENVIRONMENT = re.compile(rb"^\s*EnvironmentFile\s*=\s*-?(/\S+)", re.MULTILINE)
-USER = re.compile(rb"^\s*User\s*=\s*([\w.-]+)", re.MULTILINE)
-TIMER = re.compile(rb"^\s*Unit\s*=\s*(\S+)", re.MULTILINE)
+DROP_IN = re.compile(rb"^[ \t]*(Exec\w+|Environment\w*|User|Group|LoadCredential)[ \t]*=", re.MULTILINE)
+ENVIRONMENT = re.compile(rb"^[ \t]*EnvironmentFile[ \t]*=[ \t]*-?(/\S+)", re.MULTILINE)
+USER = re.compile(rb"^[ \t]*User[ \t]*=[ \t]*([\w.-]+)", re.MULTILINE)
+TIMER = re.compile(rb"^[ \t]*Unit[ \t]*=[ \t]*(\S+)", re.MULTILINE)
 KEYS = re.compile(
     rb"^[^#\n]*\b(aws_access_key_id|aws_secret_access_key|aws_session_token|access-key-id|secret-access-key)\b\W*[=:]\s*\S",
     re.MULTILINE | re.IGNORECASE,
@@ -113,30 +118,46 @@ SYSTEM_PROGRAMS = re.compile(r"/(usr/)?s?bin/")
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[tuple[int, str, int]]:
-    """Directory, name and the regular file itself, open. Raises OSError, UnsafeError."""
-    above, name = os.path.split(path)
-    directory = descriptors.open_directory(above)
+def above(path: str) -> Iterator[tuple[int, str]]:
+    """Directory that a path is in, open, and its name there. Raises OSError, UnsafeError."""
+    folder, name = os.path.split(path)
+    directory = descriptors.open_directory(folder)
     try:
-        file = descriptors.open_file(name, directory)
-        try:
-            yield directory, name, file
-        finally:
-            os.close(file)
+        yield directory, name
     finally:
         os.close(directory)
 
 
-def read(path: str) -> bytes:
-    """Read a regular file; empty for anything else, or where there is nothing."""
+@contextlib.contextmanager
+def opened(directory: int, name: str) -> Iterator[int]:
+    """Open a regular file, and nothing else, be it for a moment. Raises OSError, UnsafeError."""
+    folder = os.readlink(f"/proc/self/fd/{directory}")
+    info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if f"{folder}/".startswith(KERNELS) or not stat.S_ISREG(info.st_mode):
+        raise descriptors.UnsafeError(f"{folder}/{name} is no regular file")
+    file = descriptors.open_file(name, directory)
     try:
-        with opened(path) as (_unused, _name, file):
-            if os.fstat(file).st_size > MAX_BYTES:
-                return b""
-            with open(file, "rb", closefd=False) as content:
-                return content.read()
+        yield file
+    finally:
+        os.close(file)
+
+
+def read(path: str) -> bytes:
+    """Beginning of a regular file; empty for anything else, or where there is nothing."""
+    try:
+        with (
+            above(path) as (directory, name),
+            opened(directory, name) as file,
+            open(file, "rb", closefd=False) as content,
+        ):
+            return content.read(MAX_BYTES)
     except (OSError, descriptors.UnsafeError):
         return b""
+
+
+def split(content: bytes) -> list[bytes]:
+    """Lines as cron tells them apart."""
+    return content.removesuffix(b"\n").split(b"\n")
 
 
 def listed(pattern: str) -> list[str]:
@@ -150,9 +171,18 @@ def listed(pattern: str) -> list[str]:
         return []
 
 
+def runs(text: bytes) -> bool:
+    """Whether a line names litestream and then replicate; each is looked for once."""
+    for line in text.split(b"\n"):
+        program = PROGRAM.search(line)
+        if program and REPLICATE.search(line, program.end()):
+            return True
+    return False
+
+
 def feeds(command: bytes) -> bool:
     """Whether a command runs Litestream for good, or a program that makes its credentials."""
-    if RUNS.search(command):
+    if runs(command):
         return True
     for path in [found.decode() for found in PATH.findall(command)]:
         content = b"" if SYSTEM_PROGRAMS.match(path) else read(path)
@@ -160,7 +190,7 @@ def feeds(command: bytes) -> bool:
         makes_keys = b"role-aliases" in content or (
             b"\0" not in content and b"AWS_SECRET_ACCESS_KEY" in content
         )
-        if RUNS.search(content) or (makes_keys and b"litestream" in command + content):
+        if runs(content) or (makes_keys and b"litestream" in command + content):
             return True
     return False
 
@@ -173,9 +203,11 @@ class Survey:
         self.found: list[str] = []
         self.units: list[str] = []
         self.files: list[str] = []
-        self.crontabs: dict[str, list[int]] = {}
+        self.others: list[str] = []
+        self.crontabs: dict[str, dict[int, bytes]] = {}
+        self.by_cron = False
         self.processes: list[int] = []
-        self.users = {"root", params["user"]}
+        self.users = {params["user"]}
         self.package = False
         self.look_for_units()
         self.look_for_cron_jobs()
@@ -224,7 +256,8 @@ class Survey:
             path,
             f"runs Litestream or fetches its credentials: systemctl disable --now {name}, then remove it",
         )
-        self.users |= {user.decode() for user in USER.findall(text)}
+        if name.endswith(".service"):
+            self.users |= {user.decode() for user in USER.findall(text)} or {"root"}
         self.environment(text)
 
     def environment(self, text: bytes) -> None:
@@ -236,19 +269,32 @@ class Survey:
     def look_for_cron_jobs(self) -> None:
         """Lines of crontabs, and scripts that cron runs."""
         for path in [path for pattern in CRONTABS for path in listed(pattern)]:
-            lines = dict(enumerate(read(path).splitlines(), 1))
+            lines = dict(enumerate(split(read(path)), 1))
             settings = [number for number, line in lines.items() if SETTING.match(line)]
             other = [number for number, line in lines.items() if line.strip() and not SETTING.match(line)]
             jobs = [number for number in other if feeds(lines[number])]
             if jobs == other:  # nobody else needs the keys
                 jobs = sorted(jobs + [number for number in settings if KEYS.search(lines[number])])
             if jobs:
-                self.crontabs[path] = jobs
+                self.by_cron = True
+                self.crontabs[path] = {number: lines[number] for number in jobs}
+                self.users |= {self.who(path, lines[number]) for number in jobs if number in other}
                 numbers = ", ".join(map(str, jobs))
                 self.found.append(f"{path} runs Litestream or fetches its credentials: remove line {numbers}")
         for path in [path for pattern in CRON_SCRIPTS for path in listed(pattern)]:
             if feeds(path.encode()):
+                self.by_cron = True
+                self.users.add("root")
                 self.file(path, "runs Litestream or fetches its credentials: remove it")
+
+    @staticmethod
+    def who(path: str, job: bytes) -> str:
+        """User that cron runs a job as: of the crontab, or named after the time."""
+        if "/crontabs/" in path:
+            return os.path.basename(path)
+        words = job.split()
+        user = words[1 if words[0].startswith(b"@") else 5 :][:1]
+        return user[0].decode(errors="replace") if user else "root"
 
     def look_for_programs(self) -> None:
         """Find the program, upstream's package, and a Litestream that no unit has started."""
@@ -272,23 +318,37 @@ class Survey:
                 "was written by somebody: name its databases in litestream_config, then remove it",
             )
         for process in [name for name in os.listdir(PROCESSES) if name.isdigit()]:
-            if self.is_stray(process):
-                self.processes.append(int(process))
-                self.found.append(
-                    f"process {process} is a Litestream that no unit has started: kill {process}"
-                )
+            self.process(process)
 
-    def is_stray(self, process: str) -> bool:
-        """Whether a process is a Litestream that replicates, started by hand."""
+    def process(self, process: str) -> None:
+        """Note a process that is a Litestream that replicates, and no container's, ours or a unit's found."""
         try:
             program = os.readlink(f"{PROCESSES}/{process}/exe").removesuffix(" (deleted)")
             with open(f"{PROCESSES}/{process}/cmdline", "rb") as file:
                 replicates = b"replicate" in file.read().split(b"\0")
             with open(f"{PROCESSES}/{process}/cgroup", encoding="utf-8") as file:
                 group = file.read()
+            owner = os.stat(f"{PROCESSES}/{process}").st_uid
         except OSError:
-            return False
-        return os.path.basename(program) == "litestream" and replicates and ".service" not in group
+            return
+        # The first one: a user's own units are below that user's service.
+        service = SERVICE.search(group)
+        unit = service.group() if service else ""
+        ours = unit in ("litestream.service", *self.units)
+        if os.path.basename(program) != "litestream" or not replicates or CONTAINER.search(group) or ours:
+            return
+        with contextlib.suppress(KeyError):
+            self.users.add(pwd.getpwuid(owner).pw_name)
+        if not unit or (unit == CRON and self.by_cron):
+            self.processes.append(int(process))
+            self.found.append(f"process {process} is a Litestream that no unit has started: kill {process}")
+        else:
+            place = group.strip().rpartition(":")[2]
+            self.others.append(
+                f"process {process} is a Litestream that runs in {place}: "
+                f"see to it that nothing there starts it again, then kill {process}"
+            )
+            self.found.append(self.others[-1])
 
     def look_for_keys(self) -> None:
         """Find keys where Litestream reads them; in a home, only beside something else."""
@@ -307,8 +367,7 @@ class Takeover:
     def __init__(self, module: AnsibleModule, survey: Survey) -> None:
         self.module = module
         self.survey = survey
-        self.time = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        self.aside = f"{module.params['backup']}/{self.time}"
+        self.aside = f"{module.params['backup']}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
 
     def run(self) -> None:
         """Stop first what starts Litestream or gives it keys."""
@@ -327,8 +386,6 @@ class Takeover:
         for path in self.survey.files:
             self.move(path)
         self.module.run_command(["systemctl", "daemon-reload"], check_rc=True)
-        for directory in self.module.params["directories"]:
-            self.move_working_files(directory)
 
     def end(self) -> None:
         """Have the stray ones upload their last rows and end."""
@@ -358,22 +415,23 @@ class Takeover:
     def move(self, path: str) -> None:
         """Put a file aside; of a link, nothing but the link goes."""
         try:
-            if stat.S_ISLNK(os.lstat(path).st_mode):
-                os.unlink(path)
-                return
-            with opened(path) as (directory, name, file):
-                self.keep(path, file)
+            with above(path) as (directory, name):
+                if not stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                    with opened(directory, name) as file:
+                        self.keep(path, file)
                 os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
             return  # the package took it along
 
-    def without(self, path: str, lines: list[int]) -> None:
+    def without(self, path: str, lines: dict[int, bytes]) -> None:
         """Take lines out of a crontab, with a copy of the whole."""
-        with opened(path) as (directory, name, file):
+        with above(path) as (directory, name), opened(directory, name) as file:
             self.keep(path, file)
             with open(file, "rb", closefd=False) as content:
                 content.seek(0)
-                left = [line for number, line in enumerate(content.readlines(), 1) if number not in lines]
+                there = dict(enumerate(split(content.read()), 1))
+            if any(there.get(number) != line for number, line in lines.items()):
+                raise descriptors.UnsafeError(f"{path} was changed meanwhile")
             info = os.fstat(file)
             # Cron runs no file whose name has a dot.
             fresh = os.open(
@@ -382,30 +440,8 @@ class Takeover:
             with open(fresh, "wb") as target:
                 os.fchown(fresh, info.st_uid, info.st_gid)
                 os.fchmod(fresh, stat.S_IMODE(info.st_mode))
-                target.writelines(left)
+                target.writelines(line + b"\n" for number, line in there.items() if number not in lines)
             os.rename(f"{name}.new", name, src_dir_fd=directory, dst_dir_fd=directory)
-
-    def move_working_files(self, path: str) -> None:
-        """Rename what another user's Litestream kept beside a database; ours makes its own."""
-        try:
-            owner = pwd.getpwnam(self.module.params["user"]).pw_uid
-        except KeyError:
-            owner = -1
-        try:
-            directory = descriptors.open_directory(path)
-        except FileNotFoundError:
-            return
-        try:
-            for name in os.listdir(directory):
-                info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if (
-                    re.fullmatch(r"\..+-litestream", name)
-                    and stat.S_ISDIR(info.st_mode)
-                    and info.st_uid != owner
-                ):
-                    os.rename(name, f"{name}.before-{self.time}", src_dir_fd=directory, dst_dir_fd=directory)
-        finally:
-            os.close(directory)
 
 
 def private(path: str, flags: int) -> int:
@@ -421,20 +457,21 @@ def main() -> None:
             "base": {"type": "path", "required": True},
             "config_file": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
-            "directories": {"type": "list", "elements": "path", "default": []},
             "backup": {"type": "path", "default": "/var/backups/edge-litestream"},
         },
         supports_check_mode=True,
     )
     survey = Survey(module.params)
     if not survey.found or module.check_mode:
-        module.exit_json(changed=bool(survey.found), found=survey.found, aside="")
+        module.exit_json(changed=bool(survey.found), found=survey.found, others=survey.others, aside="")
+    if survey.others:
+        module.fail_json(msg="; ".join(survey.others))
     takeover = Takeover(module, survey)
     try:
         takeover.run()
     except (OSError, descriptors.UnsafeError) as error:
         module.fail_json(msg=f"{error}; run this again, what was done stays in {takeover.aside}")
-    module.exit_json(changed=True, found=survey.found, aside=takeover.aside)
+    module.exit_json(changed=True, found=survey.found, others=[], aside=takeover.aside)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import resource
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from jinja2.nativetypes import NativeEnvironment
 
 Run = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[4]
@@ -115,10 +119,47 @@ def test_no_child_dumps_core(tmp_path: Path) -> None:
     note = f"cat /proc/self/limits >>{tmp_path}/limits"
     asked = ["sh", "-c", f"{note}; cat {tmp_path}/public"]
     made = ["sh", "-c", f"{note}; openssl pkey -pubout -in {tmp_path}/key -out {tmp_path}/public"]
-    wanted = arguments(tmp_path, public_key_command=asked, key_command=made, request_command=asked)
+    wanted = arguments(tmp_path, "made", public_key_command=asked, key_command=made, request_command=asked)
     assert started(wanted, resource.RLIMIT_CORE, CORE)["changed"]
     cores = re.findall(r"^Max core file size +(\S+) +(\S+)", (tmp_path / "limits").read_text(), re.MULTILINE)
     assert cores == [("0", "0")] * 4
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_key_that_cannot_be_read_is_not_overwritten(ask: Run, tmp_path: Path, check: bool) -> None:
+    key = tmp_path / "key"
+    locked = [*KEY_COMMAND, str(key), "-aes256", "-pass", "pass:some"]
+    subprocess.run(locked, check=True)
+    before = key.read_bytes()
+    command = ["openssl", "pkey", "-passin", "pass:", "-pubout", "-in", str(key)]
+    answer = ask(tmp_path, check=check, public_key_command=command)
+    assert answer["failed"], answer
+    assert f"key {key} is there, but openssl cannot read it" in answer["msg"]
+    assert "Could not read key" in answer["msg"], "openssl's own words"
+    assert key.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["public_key", "request"])
+def test_no_passphrase_is_asked_for_on_a_terminal(tmp_path: Path, name: str) -> None:
+    """The role's own command, which has a terminal here; it would wait for ever."""
+    key = tmp_path / "key"
+    subprocess.run([*KEY_COMMAND, str(key), "-aes256", "-pass", "pass:some"], check=True)
+    variables = yaml.safe_load((ROOT / "roles/device_identity/vars/main.yml").read_text())
+    template = NativeEnvironment().from_string(variables[f"__device_identity_{name}_command"])
+    command = template.render(device_identity_key_file=str(key), device_identity_thing_name="edge01")
+    master, terminal = os.openpty()
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=20,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    os.close(master)
+    assert done.returncode == 1, done.stderr
 
 
 def test_what_is_whole_stays_and_the_marker_names_it(ask: Run, place: Path) -> None:
