@@ -145,12 +145,10 @@ def opened(directory: int, name: str) -> Iterator[int]:
 def read(path: str) -> bytes:
     """Beginning of a regular file; empty for anything else, or where there is nothing."""
     try:
-        with (
-            above(path) as (directory, name),
-            opened(directory, name) as file,
-            open(file, "rb", closefd=False) as content,
-        ):
-            return content.read(MAX_BYTES)
+        with above(path) as place:
+            directory, name = place
+            with opened(directory, name) as file, open(file, "rb", closefd=False) as content:
+                return content.read(MAX_BYTES)
     except (OSError, descriptors.UnsafeError):
         return b""
 
@@ -425,7 +423,8 @@ class Takeover:
 
     def without(self, path: str, lines: dict[int, bytes]) -> None:
         """Take lines out of a crontab, with a copy of the whole."""
-        with above(path) as (directory, name), opened(directory, name) as file:
+        with above(path) as place, opened(*place) as file:
+            directory, name = place
             self.keep(path, file)
             with open(file, "rb", closefd=False) as content:
                 content.seek(0)
