@@ -135,7 +135,7 @@ def test_a_key_that_cannot_be_read_is_not_overwritten(ask: Run, tmp_path: Path, 
     answer = ask(tmp_path, check=check, public_key_command=command)
     assert answer["failed"], answer
     assert f"key {key} is there, but openssl cannot read it" in answer["msg"]
-    assert "Could not read key" in answer["msg"], "openssl's own words"
+    assert re.search("Could not (read|find)|wrong password", answer["msg"]), "openssl's own words"
     assert key.read_bytes() == before
 
 
