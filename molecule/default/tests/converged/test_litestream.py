@@ -169,8 +169,10 @@ def test_the_answer_follows_litestream(host: Any) -> None:
     wait_for(lambda: not problems(host), 60)
 
 
-def test_a_litestream_that_hangs_is_found_and_started_again(host: Any) -> None:
+def test_a_litestream_that_hangs_is_found_and_started_again(host: Any, mode: str) -> None:
     """It is stopped by a signal, and answers nobody; systemd waits two minutes for a sign of life."""
+    if mode != "process":
+        pytest.skip("one device shows it, the one where no rotation restarts Litestream")
     counted = "systemctl show --property=NRestarts --value litestream.service"
     # The watching child alone tells systemd; the unit's own limit is not waited for here.
     host.check_output("mkdir -p /run/systemd/system/litestream.service.d")
