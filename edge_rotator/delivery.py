@@ -14,7 +14,7 @@ from edge_rotator.files import read_regular, write_atomic
 from edge_rotator.schedule import MAX_LIFETIME
 
 CLOCK_TOLERANCE = 300.0  # s; S3 refuses signatures that are 900 s off
-MAX_FILE = 65536
+_MAX_FILE = 65536
 _SHORTEST_SHARE = 0.1  # of the expected life time; less is of no use to anybody
 _AS_EXPECTED = 0.9  # of the expected life time; the rest is the way here and the alias' rounding
 
@@ -124,7 +124,7 @@ def read(config: Config) -> Credentials:
     """Read what was handed over; its expiration is left at 0. Raises `file_unreadable`."""
     path = config.credentials_file
     try:
-        text = read_regular(path, MAX_FILE).decode()
+        text = read_regular(path, _MAX_FILE).decode()
         if config.mode == "process":
             raw = json.loads(text)
             values = [raw[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")]

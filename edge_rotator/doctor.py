@@ -272,7 +272,7 @@ def _s3(config: Config) -> str:
     server = s3.S3(config, _s3_ca(config), delivery.read(config) if held and signs else None)
     for index, (bucket, path) in enumerate(config.replicas):
         if not server.credentials:
-            status, _ = server.request("GET", f"{bucket}/")
+            answered, _ = server.request("GET", f"{bucket}/")
             continue
         newest = 0
         if config.litestream_socket and index < len(config.databases):
@@ -282,7 +282,7 @@ def _s3(config: Config) -> str:
     if server.credentials:
         return f"{hosts}: took, gave and listed, and what Litestream has is there"
     why = "this pycurl cannot sign" if held else "there are no valid credentials"
-    return f"{hosts} proved itself and answers {status}; {why}"
+    return f"{hosts} proved itself and answers {answered}; {why}"
 
 
 def _litestream(config: Config) -> str:
