@@ -21,14 +21,14 @@ export SEED ?=
 export DEVICES ?= 2
 export RECORD ?=
 
-.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap soak lab-up converge ssh lab-down docs dist setup clean:
+demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
 	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,RECORD $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
@@ -86,6 +86,9 @@ bench: setup ## cost of a tick and of a rotation beside curl, awscrt and a bare 
 
 bench-gap: setup ## largest gap between uploads, per mode and load: make bench-gap MINUTES=10 (RECORD=1)
 	@python -m experiment.gap --minutes $(MINUTES) $(if $(RECORD),--record)
+
+bench-fleet: setup ## simulate a million things after a power cut (RECORD=1 renews docs/scale.md)
+	@python tests/bench/fleet.py $(if $(RECORD),--record)
 
 soak: setup ## random faults while rows are written: make soak MINUTES=10 (SEED=7 DEVICES=4 RECORD=1)
 	@python -m experiment.soak --minutes $(MINUTES) --devices $(DEVICES) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)

@@ -24,7 +24,7 @@ from edge_rotator import errors, schedule  # noqa: E402
 
 ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "sample_app"]
 RETRIES = {
-    errors.TRANSIENT: f"after {schedule.FIRST_BACKOFF / 60:.0f}, 2, 4 … {schedule.MAX_BACKOFF / 60:.0f} min",
+    errors.TRANSIENT: f"within {schedule.FIRST_BACKOFF / 60:.0f}, 2, 4 … {schedule.MAX_BACKOFF / 60:.0f} min",
     errors.PERMANENT: f"every {schedule.MAX_BACKOFF / 60:.0f} min",
     errors.LATCH: "not until the PIN file changes",
     errors.NONE: "at the next tick",
@@ -99,12 +99,13 @@ def error_table() -> str:
         lines.append(f"| {kind.exit_code} | `{kind.name}` | {RETRIES[kind.retry]} | {fix} |")
     lines += [
         "",
-        "Up to a tenth of jitter is added to every wait. A `Retry-After` of the provider lengthens it. No",
-        f"wait is longer than {schedule.MAX_RETRY_AFTER / 3600:.0f} h. Where `expected_lifetime` is below",
-        "15 min, the first wait is a fifteenth of it. Every wait but that for a new PIN also ends when",
-        "configuration, certificate, CA bundle or key file change, when the clock is set, when the",
-        "credentials are lost, and with a boot; that after `answer_short_lived` also when the",
-        "credentials held have run out.",
+        "A wait *within* so many minutes is drawn anew each time, between half of them and all, or a fleet",
+        "that was refused together would ask again together. To *every* 15 min up to a tenth is added.",
+        "A `Retry-After` of the provider lengthens the wait. No wait is longer than",
+        f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h. Where `expected_lifetime` is below 15 min, the first wait is",
+        "within a fifteenth of it. Every wait but that for a new PIN also ends when configuration,",
+        "certificate, CA bundle or key file change, when the clock is set, when the credentials are lost,",
+        "and with a boot; that after `answer_short_lived` also when the credentials held have run out.",
         "",
         "After repairing what needs somebody (every 15 min), end the wait with",
         f"`{errors.FORCE}`. It ends every wait but that for a",

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import NamedTuple
 
-TRANSIENT = "transient"  # retried after 1, 2, 4 … minutes, sooner or later if Retry-After says so
+TRANSIENT = "transient"  # retried within 1, 2, 4 … minutes, later if Retry-After says so
 PERMANENT = "permanent"  # somebody must fix it: at most four attempts an hour
 LATCH = "latch"  # no attempt at all until the PIN file changes
 NONE = "none"  # nothing was asked of provider or token: the next tick may try again
@@ -79,7 +79,12 @@ KINDS: dict[str, Kind] = {
         ("connect", 11, TRANSIENT, "check the network, and that the named host and port are let out"),
         ("timeout", 12, TRANSIENT, "the network is slow or drops packets; check the uplink"),
         ("connection_lost", 13, TRANSIENT, "the peer hung up; check for a middlebox"),
-        ("throttled", 14, TRANSIENT, "the provider limits the account; spread the fleet out"),
+        (
+            "throttled",
+            14,
+            TRANSIENT,
+            "the provider limits the account: ask AWS for a higher quota, or let credentials live longer",
+        ),
         ("server_error", 15, TRANSIENT, "the provider has a fault; nothing to fix here"),
         (
             "tls_server_untrusted",

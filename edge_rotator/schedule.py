@@ -24,7 +24,8 @@ FIRST_BACKOFF = 60.0  # s
 MAX_BACKOFF = 900.0  # s; also every permanent error's, which makes four attempts an hour
 MAX_RETRY_AFTER = 3600.0  # s; more than the provider would ever mean, and no wait is longer
 MAX_LIFETIME = 43200.0  # s; the longest the provider grants
-BACKOFF_JITTER = 0.1  # added, so that it never shortens the wait
+BACKOFF_JITTER = 0.5  # of a transient wait is drawn anew each time, or a fleet asks again together
+PERMANENT_JITTER = 0.1  # added, so that it never shortens the wait
 LIFETIME_JITTER = 0.1  # of the life time, taken off
 UNKNOWN_LOGINS = 2  # with a PIN that was never accepted; a token has three tries or more
 CLOCK_STEP = 30.0  # s; less is the slewing of a time service
@@ -101,14 +102,16 @@ def backoff(kind: str, count: int, lifetime: float, retry_after: float | None, j
     retry = KINDS[kind].retry
     if retry == TRANSIENT:
         first = min(FIRST_BACKOFF, lifetime / 15)
-        delay = min(first * 2.0 ** min(max(count, 1) - 1, 30), MAX_BACKOFF)
+        longest = min(first * 2.0 ** min(max(count, 1) - 1, 30), MAX_BACKOFF)
+        drawn = BACKOFF_JITTER * longest
+        shortest = longest - drawn
     elif retry in (PERMANENT, LATCH):
-        delay = MAX_BACKOFF
+        shortest, drawn = MAX_BACKOFF, PERMANENT_JITTER * MAX_BACKOFF
     else:
         return 0.0
-    if retry_after is not None:
-        delay = max(delay, min(retry_after, MAX_RETRY_AFTER))
-    return min(delay * (1 + BACKOFF_JITTER * jitter), MAX_RETRY_AFTER)
+    # What the provider asks for is the same for all, so it must not swallow what is drawn.
+    shortest = max(shortest, retry_after or 0.0)
+    return min(shortest + drawn * jitter, MAX_RETRY_AFTER)
 
 
 def stepped(state: State, clock: Clock) -> float:

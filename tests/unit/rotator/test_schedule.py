@@ -187,24 +187,29 @@ def test_usable(lifetime: float, margin: float, expected: float) -> None:
 @pytest.mark.parametrize(
     ("kind", "count", "lifetime", "retry_after", "jitter", "expected"),
     [
-        ("dns", 1, 3600, None, 0, 60),
-        ("dns", 2, 3600, None, 0, 120),
-        ("dns", 3, 900, None, 0, 240),
-        ("dns", 4, 900, None, 0, 480),
-        ("dns", 5, 900, None, 0, 900),
-        ("dns", 10**9, 900, None, 0, 900),
-        ("dns", 0, 900, None, 0, 60),
-        ("dns", 1, 450, None, 0, 30),
-        ("dns", 1, 15, None, 0, 1),
-        ("dns", 32, 1.5e-6, None, 0, 1e-7 * 2**30),
-        ("dns", 1, 900, None, 0.5, 63),
-        ("dns", 1, 900, 30.0, 0, 60),
+        ("dns", 1, 3600, None, 1, 60),
+        ("dns", 2, 3600, None, 1, 120),
+        ("dns", 3, 900, None, 1, 240),
+        ("dns", 4, 900, None, 1, 480),
+        ("dns", 5, 900, None, 1, 900),
+        ("dns", 10**9, 900, None, 1, 900),
+        ("dns", 0, 900, None, 1, 60),
+        ("dns", 1, 450, None, 1, 30),
+        ("dns", 1, 15, None, 1, 1),
+        ("dns", 32, 1.5e-6, None, 1, 1e-7 * 2**30),
+        ("dns", 1, 900, None, 0, 30),
+        ("dns", 1, 900, None, 0.5, 45),
+        ("dns", 5, 900, None, 0, 450),
+        ("dns", 1, 900, 30.0, 0, 30),
         ("dns", 1, 900, 90.0, 0, 90),
+        ("dns", 1, 900, 90.0, 0.5, 105),
+        ("throttled", 5, 900, 1800.0, 1, 2250),
         ("dns", 1, 900, 3600.0, 0, 3600),
         ("dns", 1, 900, 9999.0, 1, 3600),
         ("policy_denied", 1, 15, None, 0, 900),
         ("policy_denied", 7, 900, None, 1, 990),
         ("policy_denied", 1, 900, 1800.0, 0, 1800),
+        ("policy_denied", 1, 900, 1800.0, 1, 1890),
         ("pin_refused", 1, 900, 1800.0, 0, 1800),
         ("busy", 1, 900, None, 1, 0),
     ],
@@ -221,8 +226,17 @@ def test_permanent_means_four_an_hour(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [k for k, v in KINDS.items() if v.retry == TRANSIENT])
-def test_transient_starts_at_a_minute(kind: str) -> None:
-    assert schedule.backoff(kind, 1, 900, None, 0) == 60
+def test_transient_starts_within_a_minute(kind: str) -> None:
+    assert [schedule.backoff(kind, 1, 900, None, drawn) for drawn in (0, 1)] == [30, 60]
+
+
+@pytest.mark.parametrize("asked", [None, 60.0, 600.0, 1800.0])
+def test_a_fleet_that_was_refused_together_does_not_ask_again_together(asked: float | None) -> None:
+    """Whatever the provider asks for; the tick, a minute, must not swallow what is drawn."""
+    draws = [byte / 256 for byte in range(256)]
+    waits = [schedule.backoff("throttled", 5, 3600, asked, drawn) for drawn in draws]
+    ticks = [int(wait // 60) for wait in waits]
+    assert max(map(ticks.count, ticks)) < len(draws) / 6
 
 
 def test_fetch_at() -> None:
