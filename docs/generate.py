@@ -102,7 +102,7 @@ def error_table() -> str:
         "A wait *within* so many minutes is drawn anew each time, between half of them and all, or a fleet",
         "that was refused together would ask again together. To *every* 15 min up to a tenth is added.",
         "A `Retry-After` of the provider lengthens the wait. No wait is longer than",
-        f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h. Where `expected_lifetime` is below 15 min, the first wait is",
+        f"{schedule.MAX_RETRY_AFTER / 3600:.0f} h. Where `expected_lifetime` is below 15 min, the first is",
         "within a fifteenth of it. Every wait but that for a new PIN also ends when configuration,",
         "certificate, CA bundle or key file change, when the clock is set, when the credentials are lost,",
         "and with a boot; that after `answer_short_lived` also when the credentials held have run out.",
