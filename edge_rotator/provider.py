@@ -271,6 +271,9 @@ _REFUSALS = (
     (404, "role alias does not exist", "role_alias_missing"),
     (400, "unable to assume the role", "role_not_assumable"),
     (400, "exceeds the maxsessionduration", "duration_exceeds_role"),
+    # Not published for this service; in these words AWS limits requests elsewhere.
+    (400, "rate exceeded", "throttled"),
+    (400, "throttl", "throttled"),
 )
 
 

@@ -84,6 +84,8 @@ ANSWERS: dict[str, tuple[str, Respond]] = {
             "The requested CredentialDurationSeconds exceeds the MaxSessionDuration set for the role",
         ),
     ),
+    "limit, as STS puts it": ("throttled", refusal(400, "Rate exceeded")),
+    "limit, as IoT puts it": ("throttled", refusal(400, "ThrottlingException")),
     "unknown 403": ("provider_refused", refusal(403, "canary-free words\n\x1b[31m nobody knows")),
     "no body": ("provider_refused", answer(401)),
     "no message": ("provider_refused", answer(400, b'["message"]')),
