@@ -66,7 +66,7 @@ def missing_right(error: Any) -> str:
     name = action[1] if action else f"the action of {error.operation_name}"
     where = resource[1] if resource else "*"
     if "explicit deny" in said:
-        return f"your AWS credentials are denied {name} on {where} by a Deny statement: take that away. AWS says: {said}"
+        return f"your AWS credentials are denied {name} on {where} by a Deny statement. AWS says: {said}"
     statement = {
         "Effect": "Allow",
         "Action": action[1] if action else error.operation_name,
@@ -74,14 +74,14 @@ def missing_right(error: Any) -> str:
     }
     return (
         f"your AWS credentials lack the right to {name} on {where}. This statement grants it: "
-        f"{json.dumps(statement)}; {RIGHTS}. Nothing is half done that a next run does not finish. AWS says: {said}"
+        f"{json.dumps(statement)}; {RIGHTS}. Then run it again. AWS says: {said}"
     )
 
 
 def explain(error: Exception) -> str:
     """Say what an error means and what to do."""
     if isinstance(error, NoCredentialsError):
-        return "there are no AWS credentials: set AWS_PROFILE, or log in as your organisation does (aws sso login)"
+        return "there are no AWS credentials: set AWS_PROFILE, or log in (aws sso login)"
     if isinstance(error, NoRegionError):
         return "the AWS region is not known: set AWS_REGION, or edge_rotator_region in the inventory"
     if code(error) in DENIED:

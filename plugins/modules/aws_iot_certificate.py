@@ -43,7 +43,7 @@ options:
     description: A certificate as PEM, signed by a CA that AWS does not know.
     type: str
   id:
-    description: ID of a certificate that AWS has. With O(thing) it is attached where it is not; alone it is left as it is.
+    description: ID of a certificate that AWS has. With O(thing) it is attached where it is not.
     type: str
   state:
     description:
@@ -92,7 +92,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 id:
-  description: ID of the certificate, the SHA-256 of what it carries; empty in check mode where it is to be made, and where there is none.
+  description: ID of the certificate; empty where there is none, and in check mode where it is to be made.
   type: str
   returned: always
 arn:
@@ -162,8 +162,8 @@ class Certificates:
             if aws.code(error) != "ResourceNotFoundException":
                 raise
             raise aws.AwsError(
-                f"there is no IoT policy '{self.policy}' in this account and region: run playbooks/cloud.yml, "
-                "or correct fleet_policy"
+                f"there is no IoT policy '{self.policy}' in this account and region: "
+                "run playbooks/cloud.yml, or correct fleet_policy"
             ) from None
         found = aws.certificates(self.iot, self.thing)
         if found is None and not self.dry:
@@ -195,12 +195,12 @@ class Certificates:
     def for_certificate(self, text: str) -> dict[str, Any] | None:
         """Find what AWS knows of a certificate. Refuses one that AWS has signed and does not know here."""
         read = aws.read_certificate(text)
-        found = aws.describe(self.iot, aws.fingerprint(read))
+        found: dict[str, Any] | None = aws.describe(self.iot, aws.fingerprint(read))
         if found is None and AWS_ISSUER in read.issuer.rfc4514_string() and self.params["state"] != "absent":
             raise aws.AwsError(
-                f"certificate {aws.fingerprint(read)} was signed by AWS IoT, but this account and region do not "
-                "have it: it is of another account or region, or was deleted. Look at AWS_PROFILE and the region, "
-                "or have the request signed here"
+                f"certificate {aws.fingerprint(read)} was signed by AWS IoT, but not in this account "
+                "and region: it is of another account or region, or was deleted. Look at AWS_PROFILE and the "
+                "region, or have the request signed here"
             )
         return found
 
@@ -208,28 +208,28 @@ class Certificates:
         """Refuse a certificate that is not this thing's or cannot be active, and a thing that has another."""
         if found and found["owner"] and f":{found['owner']}:" not in found["arn"]:
             raise aws.AwsError(
-                f"certificate {found['id']} is of the AWS account {found['owner']}: accept its transfer there first, "
-                "or have the request signed in this account"
+                f"certificate {found['id']} is of the AWS account {found['owner']}: finish its "
+                "transfer, or have the request signed in this account"
             )
         if found and found["status"] not in ("ACTIVE", "INACTIVE"):
             raise aws.AwsError(
-                f"certificate {found['id']} is {found['status']}: remove it (state absent), and have a new one made"
+                f"certificate {found['id']} is {found['status']}: remove it, and have a new one made"
             )
         if found and self.thing and found["id"] not in [one["id"] for one in attached]:
             things = self.things(found["arn"])
             if things and things != [self.thing]:
                 raise aws.AwsError(
-                    f"certificate {found['id']} is attached to the thing '{things[0]}', not to '{self.thing}': "
-                    "every device needs a key and a certificate of its own"
+                    f"certificate {found['id']} is attached to the thing '{things[0]}', not to "
+                    f"'{self.thing}': every device needs a key and a certificate of its own"
                 )
         allowed = {*self.params["besides"], found["id"] if found else ""}
         others = [one for one in attached if one["status"] == "ACTIVE" and one["id"] not in allowed]
         if others and self.params["state"] == "active":
             raise aws.AwsError(
                 f"thing '{self.thing}' has another active certificate, {others[0]['id']} "
-                f"(made {others[0]['created'][:10]}). If the device is the same and gets a new certificate, run "
-                "playbooks/renew.yml; if it is another device that takes the name, run playbooks/replace.yml; "
-                "if it is a second device of one name, give it a name of its own"
+                f"(made {others[0]['created'][:10]}). If the device is the same and gets a new certificate, "
+                "run playbooks/renew.yml; if it is another device that takes the name, run "
+                "playbooks/replace.yml; if it is a second device of one name, give it a name of its own"
             )
 
     def things(self, arn: str) -> list[str]:
@@ -277,8 +277,8 @@ class Certificates:
             found = aws.describe(self.iot, self.params["id"])
             if not found:
                 raise aws.AwsError(
-                    f"there is no certificate {self.params['id']} in this account and region: it was deleted, "
-                    "or it is of another account; look at AWS_PROFILE and the region"
+                    f"there is no certificate {self.params['id']} in this account and region: "
+                    "it was deleted, or it is of another account; look at AWS_PROFILE and the region"
                 )
         self.refuse(found or {}, attached)
         known = self.made(found)
@@ -312,10 +312,11 @@ class Certificates:
         if not found:
             return dict(NOTHING)
         things = self.things(found["arn"])
-        if self.thing and any(thing != self.thing for thing in things):
+        others = [thing for thing in things if self.thing and thing != self.thing]
+        if others:
             raise aws.AwsError(
-                f"certificate {found['id']} is attached to the thing "
-                f"'{next(thing for thing in things if thing != self.thing)}', not to '{self.thing}': correct one of them"
+                f"certificate {found['id']} is attached to the thing '{others[0]}', "
+                f"not to '{self.thing}': correct one of them"
             )
         if found["status"] == "ACTIVE":
             self.change("inactive", "update_certificate", certificateId=found["id"], newStatus="INACTIVE")

@@ -10,8 +10,8 @@ module: aws_iot_thing
 short_description: Have a thing of AWS IoT with its type, attributes and groups
 description:
   - Makes a thing, changes what differs, or removes it, and tells which certificates it has.
-  - A thing to which a certificate is attached is not removed; M(edge_litestream.appliance.aws_iot_certificate)
-    removes certificates.
+  - A thing to which a certificate is attached is not removed;
+    M(edge_litestream.appliance.aws_iot_certificate) removes certificates.
   - Thing type and groups have to be there. They belong to the fleet, not to a device.
   - Needs the rights C(iot:DescribeThing), C(iot:CreateThing), C(iot:UpdateThing), C(iot:DeleteThing),
     C(iot:ListThingGroupsForThing), C(iot:DescribeThingType), C(iot:DescribeThingGroup),
@@ -78,7 +78,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 thing:
-  description: The thing with C(name), C(type) and C(attributes); empty where there is none. In check mode, as it was found.
+  description: The thing with C(name), C(type) and C(attributes), in check mode as found. Empty without one.
   type: dict
   returned: always
 groups:
@@ -87,7 +87,7 @@ groups:
   elements: str
   returned: always
 certificates:
-  description: Its certificates, the oldest first, each with C(id), C(arn), C(status), C(created) and C(not_after).
+  description: Its certificates, the oldest first, with C(id), C(arn), C(status), C(created) and C(not_after).
   type: list
   elements: dict
   returned: always

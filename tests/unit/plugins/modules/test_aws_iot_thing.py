@@ -8,8 +8,8 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import ec
-from moto import settings
 
 from tests.unit.aws_iot import THING, Run, certificate, cloud, interrupted_everywhere
 
@@ -103,22 +103,28 @@ def test_interrupted_at_every_call_the_end_is_the_same(monkeypatch: pytest.Monke
 def test_a_missing_right_is_named_with_the_statement_that_grants_it(
     iot: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By moto, which evaluates the operator's policies."""
-    iam = boto3.client("iam")
-    iam.create_user(UserName="operator")
-    rights = {
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Action": "iot:DescribeThing*", "Resource": "*"}],
-    }
-    iam.put_user_policy(UserName="operator", PolicyName="look", PolicyDocument=json.dumps(rights))
-    made = iam.create_access_key(UserName="operator")["AccessKey"]
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
-    monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    """In the words of AWS."""
+    factory = boto3.client
+    said = (
+        "User: arn:aws:iam::123456789012:user/operator is not authorized to perform: iot:CreateThing on "
+        "resource: arn:aws:iot:eu-central-1:123456789012:thing/edge-0001 because no identity-based policy "
+        "allows the iot:CreateThing action"
+    )
+
+    def denied(**_unused: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": said}}, "CreateThing")
+
+    def client(*args: Any, **more: Any) -> Any:
+        one = factory(*args, **more)
+        one.meta.events.register("before-call.iot.CreateThing", denied)
+        return one
+
+    monkeypatch.setattr(boto3, "client", client)
     done = run(**WANTED)
     assert "lack the right to iot:CreateThing" in done["msg"], done
-    assert '{"Effect": "Allow", "Action": "iot:CreateThing", "Resource": "' in done["msg"]
+    resource = "arn:aws:iot:eu-central-1:123456789012:thing/edge-0001"
+    statement = {"Effect": "Allow", "Action": "iot:CreateThing", "Resource": resource}
+    assert json.dumps(statement) in done["msg"]
     assert "files/aws-operator-policy.json" in done["msg"]
 
 
