@@ -253,7 +253,7 @@ class Thing:
             raise aws.AwsError(
                 f"thing is '{self.name}': use 1 to 128 of a-z, A-Z, 0-9, colon, underscore, hyphen"
             )
-        found = aws.certificates(self.iot, self.name)
+        found: list[dict[str, Any]] | None = aws.certificates(self.iot, self.name)
         if found is None:
             raise aws.AwsError(
                 f"AWS IoT has no thing '{self.name}' in this account and region: correct its name, "
