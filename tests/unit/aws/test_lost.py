@@ -30,8 +30,10 @@ class Account:
     def __init__(self, directory: Path, url: str) -> None:
         self.directory = directory
         self.environment = {
-            **{"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "eu-central-1"},
-            **{"AWS_ACCESS_KEY_ID": "operator", "AWS_SECRET_ACCESS_KEY": "operator"},
+            "AWS_ENDPOINT_URL": url,
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_ACCESS_KEY_ID": "operator",
+            "AWS_SECRET_ACCESS_KEY": "operator",
         }
         known = {"region_name": "eu-central-1", "endpoint_url": url}
         known |= {"aws_access_key_id": "operator", "aws_secret_access_key": "operator"}
@@ -178,14 +180,11 @@ def test_a_full_role_is_told_after_the_certificate_is_inactive(account: Account)
 def test_settings_are_taken_from_the_devices(account: Account, tmp_path: Path) -> None:
     """Where the inventory does not say them for everybody."""
     inventory = tmp_path / "hosts.yml"
-    device = {"edge_rotator_role_alias": ALIAS, "edge_rotator_region": "eu-central-1"}
-    listed = {
-        "edge_devices": {"hosts": {THING: None}, "vars": device},
-        "all": {"vars": {"fleet_bucket": BUCKET}},
-    }
+    device = {"edge_rotator_role_alias": ALIAS, "edge_rotator_region": "eu-central-1", "fleet_bucket": BUCKET}
+    listed = {"edge_devices": {"hosts": {THING: None}, "vars": device}}
     inventory.write_text(yaml.safe_dump(listed))
     del account.environment["AWS_DEFAULT_REGION"]
-    told = {"fleet_bucket": BUCKET, "thing": THING}
+    told = {"thing": THING}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), f"--inventory={inventory}"]
     done = subprocess.run(
         [*command, f"--extra-vars={json.dumps(told)}", str(ROOT / "playbooks/lost.yml")],
