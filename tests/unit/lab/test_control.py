@@ -145,13 +145,12 @@ def fetch(settings: Settings, keys: Path, tmp_path: Path) -> Iterator[Fetch]:
 
         def request(
             certificate: Path | None = None,
-            key: Path | None = None,
             thing: str | None = THING,
             alias: str = ALIAS,
         ) -> tuple[int, str]:
             """Return status and access key, or the message of a refusal."""
             context = ssl.create_default_context(cafile=str(keys / "server-ca.crt"))
-            context.load_cert_chain(certificate or tmp_path / "signed.crt", key or keys / "device.key")
+            context.load_cert_chain(certificate or tmp_path / "signed.crt", keys / "device.key")
             connection = http.client.HTTPSConnection(HOST, port, timeout=20, context=context)
             headers = {"Host": HOST, **({"x-amzn-iot-thingname": thing} if thing else {})}
             connection.request("GET", f"/role-aliases/{alias}/credentials", headers=headers)
@@ -276,19 +275,19 @@ def test_what_is_taken_back_is_refused(
     assert Ledger(settings.ledger).certificates() == [], "nobody is registered by coming along"
 
 
-def test_a_certificate_that_is_registered_by_itself_vouches_for_itself(
-    aws: Aws, fetch: Fetch, tmp_path: Path
+def test_a_certificate_is_known_by_itself_whoever_signed_it(
+    aws: Aws, fetch: Fetch, keys: Path, tmp_path: Path
 ) -> None:
-    own, key = tmp_path / "own.crt", tmp_path / "own.key"
-    ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *ec, "-keyout", key, "-out", own, "-subj", "/CN=any", "-days", "9")
+    own = tmp_path / "own.crt"
+    authority = ("-CA", keys / "rogue-ca.crt", "-CAkey", keys / "rogue-ca.key")
+    openssl("x509", "-req", "-in", keys / "device.csr", *authority, "-out", own)
     with pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca"):
-        fetch(own, key)
+        fetch(own)
     certificate = aws.iot.register_certificate_without_ca(certificatePem=own.read_text(), status="INACTIVE")
     aws.attach(certificate["certificateArn"])
-    assert fetch(own, key) == INVALID
+    assert fetch(own) == INVALID
     aws.iot.update_certificate(certificateId=certificate["certificateId"], newStatus="ACTIVE")
-    assert fetch(own, key)[0] == 200
+    assert fetch(own)[0] == 200
 
 
 def test_the_fleet_ca_is_not_enough_once_there_is_a_stack(

@@ -50,13 +50,12 @@ class Provider:
         return await listen(self.handle, self.config.provider_port, context, self.log)
 
     def _mutual(self, name: str) -> ssl.SSLContext:
-        """Return a context that wants a client certificate: of the fleet CA, or one that AWS signed."""
+        """Return a context that wants a client certificate: of the fleet CA, or one that is registered."""
         tls = Path(self.config.tls)
         context = server_context(tls, name, self.log)
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(tls / "fleet-ca.crt")
-        context.load_verify_locations(tls / "aws-ca.crt")
-        # Whoever signed it: a certificate that is registered by itself vouches for itself.
+        # A registered certificate is trusted itself, whoever signed it.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
 
