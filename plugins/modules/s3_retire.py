@@ -11,9 +11,9 @@ short_description: Let everything below a prefix of a bucket expire, or delete i
 version_added: 2.0.0
 description:
   - V(expire) gives every object a tag with the day of its end, and has the bucket's lifecycle delete objects
-    with that tag from that day on. There is one rule for each such day, C(retired-DAY), for all prefixes together,
-    so that the 1,000 rules of a bucket do for any number of devices. What is written below the prefix later has
-    no tag, and stays. A rule is removed by the first run 60 days after its day.
+    with that tag from that day on. There is one rule for each such day, C(retired-DAY), for all prefixes
+    together, so that the 1,000 rules of a bucket do for any number of devices. What is written below the
+    prefix later has no tag, and stays. A rule is removed by the first run 60 days after its day.
   - The lifecycle puts a delete marker over an object. Its versions are gone when the bucket's rule for old
     versions says so.
   - An object that has its day already keeps it.
@@ -69,8 +69,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 objects:
-  description: With O(state=expire), objects that got their day; with V(delete), versions and delete markers that
-    were deleted. In check mode, those that would be.
+  description: With O(state=expire), objects that got their day; with V(delete), versions and delete markers
+    that were deleted. In check mode, those that would be.
   type: int
   returned: always
 days:
