@@ -1,4 +1,4 @@
-"""What the phases of this scenario share: AWS's control plane, playbooks, what a device is given and refused."""
+"""What the phases of this scenario share: AWS, playbooks, and what a device is given and refused."""
 
 from __future__ import annotations
 
