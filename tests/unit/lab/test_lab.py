@@ -122,7 +122,7 @@ def test_machine_that_reboots_for_ever_is_stopped_for_good(tmp_path: Path) -> No
 def test_the_cloud_machine_alone_sees_the_control_nodes_packages(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, sees: bool
 ) -> None:
-    """moto is among them; they cannot be changed from there."""
+    """Of which one is moto; they cannot be changed from there."""
     paths = Paths(tmp_path, tmp_path)
     (machine.root(paths, name) / "etc").mkdir(parents=True)
     started = Mock()
