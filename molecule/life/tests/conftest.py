@@ -21,6 +21,7 @@ __all__ = [
     "Aws",
     "Playbook",
     "certificate",
+    "lab",
     "name",
     "newest_key",
     "pytest_runtest_makereport",
@@ -82,6 +83,11 @@ def playbook() -> Playbook:
         return Played(done.returncode, " ".join((done.stdout + done.stderr).split()))
 
     return run
+
+
+def lab(command: str, machine: str) -> None:
+    """Let something happen to a machine."""
+    subprocess.run([sys.executable, "-m", "lab", command, machine], check=True, timeout=150)
 
 
 def certificate(host: Any) -> str:
