@@ -48,7 +48,9 @@ def certificate(key: Any, issuer: str = "Fleet CA", common: str = THING, signer:
     builder = x509.CertificateBuilder().subject_name(name(common)).issuer_name(name(issuer))
     builder = builder.public_key(key).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=30))
-    builder = builder.add_extension(x509.BasicConstraints(ca=issuer == common, path_length=None), critical=True)
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=issuer == common, path_length=None), critical=True
+    )
     return pem(builder.sign(signer, hashes.SHA256()))
 
 

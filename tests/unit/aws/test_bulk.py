@@ -66,7 +66,9 @@ def operator(tmp_path: Path) -> Path:
     """An inventory and a directory of requests."""
     groups = tmp_path / "inventory/group_vars"
     groups.mkdir(parents=True)
-    (tmp_path / "inventory/hosts.yml").write_text(yaml.safe_dump({"edge_devices": {"hosts": {THINGS[0]: {}}}}))
+    (tmp_path / "inventory/hosts.yml").write_text(
+        yaml.safe_dump({"edge_devices": {"hosts": {THINGS[0]: {}}}})
+    )
     known = {
         "edge_rotator_role_alias": "edge-litestream",
         "edge_rotator_region": "eu-central-1",
@@ -76,7 +78,9 @@ def operator(tmp_path: Path) -> Path:
     (groups / "edge_devices.yml").write_text(yaml.safe_dump(known))
     (tmp_path / "requests").mkdir()
     for thing in THINGS:
-        (tmp_path / f"requests/{thing}.csr").write_text(request(ec.generate_private_key(ec.SECP256R1()), thing))
+        (tmp_path / f"requests/{thing}.csr").write_text(
+            request(ec.generate_private_key(ec.SECP256R1()), thing)
+        )
     return tmp_path
 
 
@@ -186,7 +190,10 @@ def test_a_bad_request_keeps_all_back(iot: Any, operator: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "words"),
-    [("bulk_requests", "give the directory of the requests"), ("bulk_certificates", "bulk_certificates is not set")],
+    [
+        ("bulk_requests", "give the directory of the requests"),
+        ("bulk_certificates", "bulk_certificates is not set"),
+    ],
 )
 def test_directories_have_to_be_named(variable: str, words: str, iot: Any, operator: Path) -> None:
     code, said = bulk(operator, **{variable: ""})
