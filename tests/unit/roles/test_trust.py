@@ -23,7 +23,7 @@ FILES = sorted(
         *ROOT.glob("playbooks/tasks/*.yml"),
     ]
 )
-# Modules that bring a file from a host to the control node, and what they may bring: what a restore printed, the
+# Modules that bring a file from a host to the control node, and what they bring: what a restore printed, the
 # certificate and the configuration in use; these go back to the same device alone.
 FROM_A_HOST = {"fetch", "slurp", "synchronize"}
 ALLOWED = {(name, "slurp") for name in ("restore.yml", "enroll.yml", "renew.yml", "current.yml")}
