@@ -1,4 +1,4 @@
-"""A renewal replaces a certificate once it has proved to work, and leaves a device as it was where it has not."""
+"""A renewal replaces a certificate once the new one has proved to work; else the device is as it was."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def public_key(host: Any, file: str) -> str:
 
 
 def marked(host: Any) -> list[str]:
-    """The certificates that the marker of the identity names."""
+    """Return the certificates that the marker of the identity names."""
     marker = json.loads(host.file(f"{IDENTITY}/identity.json").content_string)
     return [one["certificate_id"] for one in marker["identities"]]
 

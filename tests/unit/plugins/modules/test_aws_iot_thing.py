@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -126,6 +127,29 @@ def test_a_missing_right_is_named_with_the_statement_that_grants_it(
     statement = {"Effect": "Allow", "Action": "iot:CreateThing", "Resource": resource}
     assert json.dumps(statement) in done["msg"]
     assert "files/aws-operator-policy.json" in done["msg"]
+
+
+def test_throttling_is_waited_for(iot: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine refusals, which is more than the SDK takes by itself."""
+    factory, refused = boto3.client, []
+
+    def throttle(request: Any, **_unused: Any) -> AWSResponse | None:
+        refused.append(request.url)
+        if len(refused) > 9:
+            return None
+        answer = AWSResponse(request.url, 400, {"x-amzn-errortype": "ThrottlingException"}, None)
+        answer._content = b'{"message": "Rate exceeded"}'
+        return answer
+
+    def client(*args: Any, **more: Any) -> Any:
+        one = factory(*args, **more)
+        one.meta.events.register_first("before-send.iot.DescribeThing", throttle)
+        return one
+
+    monkeypatch.setattr(boto3, "client", client)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    assert run(**WANTED)["changed"]
+    assert len(refused) == 10
 
 
 @pytest.mark.parametrize(
