@@ -1,95 +1,128 @@
-"""A renewal ends with one active certificate, the new one, or with the device as it was."""
+"""A renewal replaces a certificate once it has proved to work, and leaves a device as it was where it has not."""
 
 from __future__ import annotations
 
 import json
-import re
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from conftest import Aws, Playbook, certificate, newest_key
+import yaml
+from conftest import WRITTEN, Aws, Playbook, certificate, newest_key
 
 from experiment import observe
-from experiment.phases import Played, wait_for
+from experiment.phases import assert_lossless, wait_for
 
-pytestmark = pytest.mark.timeout(400)
-DEVICES = ("edge01", "edge02")
-FORCE = '--extra-vars={"renew_force": true}'
-
-
-class Renewal(NamedTuple):
-    """The active certificate of each thing before, all of them after, and what was said."""
-
-    before: dict[str, str]
-    after: dict[str, dict[str, str]]
-    done: Played
+pytestmark = pytest.mark.timeout(600)
+SAME_KEY, NEW_KEY = "edge01", "edge02"
+FORCE = "--extra-vars=renew_force=true"
+IDENTITY = "/etc/edge-identity"
 
 
-@pytest.fixture(scope="module")
-def renewal(aws: Aws, playbook: Playbook) -> Renewal:
-    before = {thing: aws.active(thing)[0] for thing in DEVICES}
-    done = playbook("renew", "--limit=edge_devices", FORCE)
-    assert done.code == 0, done.text
-    return Renewal(before, {thing: aws.certificates(thing) for thing in DEVICES}, done)
+def only(name: str, wanted: str) -> None:
+    if name != wanted:
+        pytest.skip(f"this is about {wanted}")
 
 
-@pytest.fixture(scope="module")
-def failure(aws: Aws, playbook: Playbook, renewal: Renewal) -> tuple[list[str], list[str], Played]:
-    """Return edge01's active certificates before and after a renewal whose new one AWS does not take."""
-    before = aws.active("edge01")
-    observe.run(observe.CLOUD, "sudo cloudctl fault policy-denied --thing edge01")
-    try:
-        done = playbook("renew", "--limit=edge01", FORCE)
-    finally:
-        observe.run(observe.CLOUD, "sudo cloudctl heal")
-    return before, aws.active("edge01"), done
+def public_key(host: Any, file: str) -> str:
+    return str(host.check_output(f"openssl x509 -in {IDENTITY}/{file} -noout -pubkey"))
 
 
-@pytest.fixture(scope="module")
-def deletion(aws: Aws, playbook: Playbook, renewal: Renewal) -> dict[str, str]:
-    """Return what is left of edge02's certificates once the old one is not kept any longer."""
-    done = playbook("renew", "--limit=edge02", '--extra-vars={"renew_keep_hours": 0}')
-    assert done.code == 0, done.text
-    return aws.certificates("edge02")
+def marked(host: Any) -> list[str]:
+    """The certificates that the marker of the identity names."""
+    marker = json.loads(host.file(f"{IDENTITY}/identity.json").content_string)
+    return [one["certificate_id"] for one in marker["identities"]]
 
 
-def test_the_new_certificate_is_in_use_and_the_old_one_is_not(host: Any, name: str, renewal: Renewal) -> None:
-    old = renewal.before[name]
-    (new,) = set(renewal.after[name]) - {old}
-    assert renewal.after[name] == {old: "INACTIVE", new: "ACTIVE"}
-    assert certificate(host) == new
-    log = observe.run(observe.CLOUD, f"sudo cloudctl log provider --thing {name}").splitlines()
-    used = [line["certificate"] for line in map(json.loads, log) if line["status"] == 200]
-    assert old in used
-    assert new in used[used.index(old) :]
-    assert observe.probe(name, newest_key(name)) == (200, "")
-    wait_for(lambda: host.run("edge-rotator status").rc == 0)
+@pytest.fixture
+def provider_is_down() -> Iterator[None]:
+    observe.run(observe.CLOUD, "sudo systemctl stop edge-cloud-provider")
+    yield
+    observe.run(observe.CLOUD, "sudo systemctl start edge-cloud-provider")
 
 
-def test_what_fails_leaves_the_device_as_it_was(
-    host: Any, name: str, failure: tuple[list[str], list[str], Played]
-) -> None:
-    if name != "edge01":
-        pytest.skip("one device shows it")
-    before, after, done = failure
+def test_the_whole_fleet_is_no_accident(name: str, playbook: Playbook) -> None:
+    only(name, SAME_KEY)
+    done = playbook("renew", FORCE)
     assert done.code != 0
-    assert "has its old certificate" in done.text
-    assert after == before == [certificate(host)]
-    host.check_output("systemctl start edge-rotator-force.service")
-    wait_for(lambda: host.run("edge-rotator status").rc == 0)
+    assert "name the devices with --limit, or say -e renew_all=true" in done.text
 
 
-def test_the_old_certificate_is_deleted_later(
-    host: Any, name: str, aws: Aws, renewal: Renewal, deletion: dict[str, str]
+def test_a_young_certificate_stays(host: Any, name: str, playbook: Playbook, aws: Aws) -> None:
+    only(name, SAME_KEY)
+    before = aws.certificates(name)
+    for words in (["--check", FORCE], []):
+        done = playbook("renew", "--limit=edge01", *words)
+        assert done.code == 0, done.text
+        assert ("0 days old" in done.text, ": not due" in done.text) == (True, not words)
+        assert aws.certificates(name) == before == {certificate(host): "ACTIVE"}
+    assert not host.file(f"{IDENTITY}/device.crt.old").exists
+
+
+def test_a_renewal_that_fails_changes_nothing(
+    host: Any, name: str, playbook: Playbook, aws: Aws, provider_is_down: None
 ) -> None:
-    if name != "edge02":
-        pytest.skip("one device shows it")
-    assert deletion == {certificate(host): "ACTIVE"}
-    with pytest.raises(aws.iot.exceptions.ResourceNotFoundException):
-        aws.iot.describe_certificate(certificateId=renewal.before[name])
+    only(name, SAME_KEY)
+    old, key = certificate(host), newest_key(name)
+    done = playbook("renew", "--limit=edge01", FORCE)
+    assert done.code != 0
+    assert f"edge01 has its old certificate {old} back, and the new one is inactive" in done.text
+    assert certificate(host) == old
+    assert marked(host) == [old]
+    assert sorted(aws.certificates(name).values()) == ["ACTIVE", "INACTIVE"]
+    assert aws.certificates(name)[old] == "ACTIVE"
+    assert newest_key(name) == key
 
 
-def test_nothing_is_due_any_more(playbook: Playbook, failure: object, deletion: object) -> None:
-    done = playbook("renew", "--limit=edge_devices")
+def test_the_next_run_takes_the_certificate_that_is_there(
+    host: Any, name: str, playbook: Playbook, aws: Aws
+) -> None:
+    only(name, SAME_KEY)
+    before, old, key = aws.certificates(name), certificate(host), newest_key(name)
+    done = playbook("renew", "--limit=edge01", FORCE)
     assert done.code == 0, done.text
-    assert len(re.findall(r"edge0[12] : ok=\d+ changed=0 unreachable=0 failed=0", done.text)) == 2, done.text
+    new = certificate(host)
+    assert new != old
+    assert aws.certificates(name) == {old: "INACTIVE", new: "ACTIVE"}
+    assert set(before) == {old, new}
+    assert marked(host) == [new]
+    assert newest_key(name) != key
+    assert public_key(host, "device.crt") == public_key(host, "device.crt.old")
+    kept = (WRITTEN / "certificates/edge01.crt").read_text()
+    assert kept.split() == host.file(f"{IDENTITY}/device.crt").content_string.split()
+    assert_lossless(host, name)
+
+
+def test_the_old_one_is_deleted_later(host: Any, name: str, playbook: Playbook, aws: Aws) -> None:
+    only(name, SAME_KEY)
+    before = aws.certificates(name)
+    done = playbook("renew", "--limit=edge01")
+    assert done.code == 0, done.text
+    assert aws.certificates(name) == before
+    done = playbook("renew", "--limit=edge01", "--extra-vars=renew_keep_hours=0")
+    assert done.code == 0, done.text
+    assert aws.certificates(name) == {certificate(host): "ACTIVE"}
+    assert not host.file(f"{IDENTITY}/device.crt.old").exists
+
+
+def test_a_new_key(host: Any, name: str, playbook: Playbook, aws: Aws) -> None:
+    only(name, NEW_KEY)
+    old, key = certificate(host), newest_key(name)
+    variables = WRITTEN / "host_vars/edge02.yml"
+    variables.parent.mkdir(exist_ok=True)
+    variables.write_text(yaml.safe_dump({"pkcs11_key_label": "device-key-2"}))
+    done = playbook("renew", "--limit=edge02")
+    assert done.code == 0, done.text
+    new = certificate(host)
+    assert aws.certificates(name) == {old: "INACTIVE", new: "ACTIVE"}
+    assert public_key(host, "device.crt") != public_key(host, "device.crt.old")
+    assert 'key_label = "device-key-2"' in host.file("/etc/edge-rotator/config.toml").content_string
+    assert marked(host) == [old, new]
+    assert newest_key(name) != key
+    wait_for(lambda: host.run("edge-rotator status").rc == 0)
+    # What renew has written is what a converge writes.
+    done = playbook("site", "--limit=edge02")
+    assert done.code == 0, done.text
+    assert "edge02 : ok=" in done.text
+    assert "changed=0" in done.text
+    assert_lossless(host, name)
