@@ -131,5 +131,6 @@ lock: ## pin every dependency again, with hashes
 		lock=tests/matrix/ansible-core-$$core.lock
 		echo "ansible-core==$$core.*" | $$uv pip compile $$options --no-deps --python-version 3.13 --output-file $$lock -
 	done
+	echo 'ansible==12.*' | $$uv pip compile $$options --no-deps --python-version 3.11 --output-file molecule/shared/collections.lock -
 	$$uv pip compile $$options --python-version 3.11 --output-file files/device-requirements.lock pyproject.toml
 	$$uv pip compile $$options --python-version 3.11 --output-file files/device-build-requirements.lock files/device-build-requirements.in

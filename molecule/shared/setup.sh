@@ -80,3 +80,23 @@ if [ "$(cat "$cache/venv/.lock" 2>/dev/null || true)" != "$wanted" ]; then
     PYCURL_SSL_LIBRARY=openssl $pip --no-build-isolation --no-binary pycurl --requirement "$root/requirements.lock"
     echo "$wanted" >"$cache/venv/.lock"
 fi
+
+# Galaxy may be out of reach where tests run. PyPI's package ansible has amazon.aws in it, and Ansible looks in its Python's
+# site-packages by itself.
+collections=$cache/collections
+wanted=$(sha256sum <"$root/molecule/shared/collections.lock" | cut -c1-16)
+if [ "$(cat "$collections/.lock" 2>/dev/null || true)" != "$wanted" ]; then
+    say "unpacking the collection amazon.aws into $collections"
+    rm -rf "$collections"
+    folder=$(mktemp -d)
+    "$cache/venv/bin/python" -m pip --quiet --disable-pip-version-check download --require-hashes --no-deps \
+        --only-binary :all: --dest "$folder" --requirement "$root/molecule/shared/collections.lock"
+    "$cache/venv/bin/python" -c '
+import sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if name.startswith("ansible_collections/amazon/aws/")])
+' "$folder"/ansible-*.whl "$collections"
+    rm -rf "$folder"
+    echo "$wanted" >"$collections/.lock"
+fi
+ln -sfn "$collections/ansible_collections" "$(echo "$cache"/venv/lib/python3.*/site-packages)/ansible_collections"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,13 +23,15 @@ TEMPLATE = Path(__file__).resolve().parents[3] / "files/aws-fleet.yaml"
 REGION = "eu-central-1"
 BUCKET = "example-edge-backups"
 THING = "edge-0001"
-DEVICE_KEY = Key("ASIA", "s", "t", DEVICE, THING, "alias", "01", 0, 1)
+
+
+PARAMETERS = {"BucketName": BUCKET, "CredentialSeconds": "900"}
 
 
 @pytest.fixture
-def stack() -> Iterator[None]:
-    """Deploy the template with a bucket's name and 900 s, everything else by default."""
-    parameters = {"BucketName": BUCKET, "CredentialSeconds": "900"}
+def stack(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Deploy the template with a bucket's name and 900 s, everything else by default or as the test says."""
+    parameters = {**PARAMETERS, **getattr(request, "param", {})}
     with mock_aws(), pytest.warns(UserWarning, match="AWS::S3::BucketPolicy"):
         client = boto3.client("cloudformation", region_name=REGION)
         client.create_stack(
@@ -41,9 +45,11 @@ def stack() -> Iterator[None]:
 
 
 def the_role() -> dict[str, Any]:
+    """Return the role that devices get, by the alias that leads to it."""
+    iot = boto3.client("iot", region_name=REGION)
+    alias = iot.describe_role_alias(roleAlias="edge-litestream")["roleAliasDescription"]
     roles = boto3.client("iam").list_roles()["Roles"]
-    assert len(roles) == 1
-    return dict(roles[0])
+    return next(role for role in roles if role["Arn"] == alias["roleArn"])
 
 
 def statements(document: object) -> list[dict[str, Any]]:
@@ -72,11 +78,21 @@ def test_a_certificate_may_use_this_alias_and_do_nothing_else(stack: None) -> No
     ]
 
 
+@functools.cache
+def bucket_statements() -> list[dict[str, Any]]:
+    template = yaml.load(TEMPLATE.read_text(), yaml.BaseLoader)  # noqa: S506 - keeps "false" a text
+    return list(template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"])
+
+
+def role_statements() -> list[dict[str, Any]]:
+    policy = boto3.client("iam").get_role_policy(RoleName=the_role()["RoleName"], PolicyName="own-prefix")
+    return statements(policy["PolicyDocument"])
+
+
 def bucket_denies(action: str, headers: dict[str, str]) -> bool:
     """Evaluate the bucket's policy, which moto does not know: Deny statements with one condition each."""
-    template = yaml.load(TEMPLATE.read_text(), yaml.BaseLoader)  # noqa: S506 - keeps "false" a text
     given = {"aws:SecureTransport": "true", **{f"s3:{name}": value for name, value in headers.items()}}
-    for statement in template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]:
+    for statement in bucket_statements():
         assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
         ((operator, wanted),) = statement["Condition"].items()
         ((key, value),) = wanted.items()
@@ -90,19 +106,24 @@ def bucket_denies(action: str, headers: dict[str, str]) -> bool:
 
 
 def by_template(
-    action: str, bucket: str, key: str, prefix: str | None, headers: dict[str, str] | None = None
+    action: str,
+    bucket: str,
+    key: str,
+    prefix: str | None,
+    headers: dict[str, str] | None = None,
+    thing: str = THING,
+    granted_by: list[dict[str, Any]] | None = None,
 ) -> bool:
     """Evaluate the role's policy as IAM does: Allow statements, wildcards, one condition."""
     if bucket_denies(action, headers or {}):
         return False
     arn = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
-    policy = boto3.client("iam").get_role_policy(RoleName=the_role()["RoleName"], PolicyName="own-prefix")
-    for statement in statements(policy["PolicyDocument"]):
+    for statement in granted_by or role_statements():
         assert statement["Effect"] == "Allow"
         actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
-        resource = statement["Resource"].replace("${credentials-iot:ThingName}", THING)
+        resource = statement["Resource"].replace("${credentials-iot:ThingName}", thing)
         wanted = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", "*")
-        wanted = wanted.replace("${credentials-iot:ThingName}", THING)
+        wanted = wanted.replace("${credentials-iot:ThingName}", thing)
         granted = any(fnmatchcase(action, each) for each in actions)
         if granted and fnmatchcase(arn, resource) and fnmatchcase(prefix or "", wanted):
             return True
@@ -110,13 +131,20 @@ def by_template(
 
 
 def by_lab(
-    method: str, bucket: str, key: str, prefix: str | None, headers: dict[str, str] | None = None
+    method: str,
+    bucket: str,
+    key: str,
+    prefix: str | None,
+    headers: dict[str, str] | None = None,
+    thing: str = THING,
 ) -> bool:
     """Ask the lab's S3 gate."""
     query = f"?prefix={prefix}" if prefix is not None else ""
     operation = read_operation(method, f"/{bucket}/{key}{query}", (headers or {}).items())
     try:
-        authorise(DEVICE_KEY, operation, operation.keys, BUCKET)
+        authorise(
+            Key("ASIA", "s", "t", DEVICE, thing, "alias", "01", 0, 1), operation, operation.keys, BUCKET
+        )
     except S3Error:
         return False
     return True
@@ -143,6 +171,171 @@ def test_a_device_reaches_its_own_prefix_alone(
 ) -> None:
     assert by_template(action, bucket, key, prefix) == allowed
     assert by_lab(method, bucket, key, prefix) == allowed, "the lab refuses what AWS would"
+
+
+# What preflight lets through: the beginning and the end of one another, other cases, every other character.
+NAMES = ["a", "b", "ab", "ba", "A", "aa", "a-b", "a_b", "a:b", "a-", "-a", "a-b-c", "a" * 64]
+SLASHED = "a/b"
+
+
+def thing_name_rule() -> str:
+    """The pattern by which preflight takes or refuses a thing's name."""
+    tasks = yaml.safe_load((TEMPLATE.parents[1] / "roles/device_identity/tasks/preflight.yml").read_text())
+    rules = tasks[0]["edge_litestream.appliance.preflight"]["rules"]
+    (found,) = (
+        found
+        for rule in rules
+        if (found := re.match(r"device_identity_thing_name is match\('(.*)'\)", rule["that"]))
+    )
+    return found[1]
+
+
+def reached(thing: str, owner: str, granted_by: list[dict[str, Any]]) -> set[str]:
+    """What a thing may do with what is another's, asked of the template and of the lab alike."""
+    asked = [
+        (method, action, f"{owner}/{name}", None)
+        for method, action in (
+            ("GET", "s3:GetObject"),
+            ("PUT", "s3:PutObject"),
+            ("DELETE", "s3:DeleteObject"),
+        )
+        for name in ("sample.db/0000/1.ltx", "x")
+    ]
+    asked += [("GET", "s3:ListBucket", "", f"{owner}{rest}") for rest in ("", "/", "/sample.db/0000/")]
+    allowed = set()
+    for method, action, key, prefix in asked:
+        answers = (
+            by_template(action, BUCKET, key, prefix, None, thing, granted_by),
+            by_lab(method, BUCKET, key, prefix, thing=thing),
+        )
+        assert answers[0] == answers[1], (thing, action, key, prefix)
+        if answers[0]:
+            allowed.add(f"{action} {key or prefix}")
+    return allowed
+
+
+def test_no_thing_reaches_what_is_anothers_whatever_the_names(stack: None) -> None:
+    """A does all with A's and nothing with B's; listing by the bare name without a slash is nobody's."""
+    granted_by = role_statements()
+    for name in NAMES:
+        assert re.match(thing_name_rule(), name)
+        assert len(reached(name, name, granted_by)) == 8
+    assert {
+        (one, other) for one in NAMES for other in NAMES if one != other and reached(one, other, granted_by)
+    } == set()
+
+
+def test_a_name_with_a_slash_would_lie_in_anothers_prefix_so_nobody_has_one(stack: None) -> None:
+    """AWS IoT takes none either: a thing's name is of letters, digits, colon, underscore and hyphen."""
+    assert reached("a", SLASHED, role_statements()), "the prefix a/b/ is below a/"
+    assert not re.match(thing_name_rule(), SLASHED)
+
+
+@pytest.mark.parametrize("stack", [{"DeviceMayDelete": "false"}], indirect=True)
+def test_a_device_that_may_not_delete_still_replicates(stack: None) -> None:
+    key = f"{THING}/sample.db/0/1.ltx"
+    assert not by_template("s3:DeleteObject", BUCKET, key, None)
+    for action in ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"):
+        assert by_template(action, BUCKET, key, None)
+    assert by_template("s3:ListBucket", BUCKET, "", f"{THING}/sample.db/")
+
+
+def test_outputs_are_what_an_inventory_needs(stack: None) -> None:
+    client = boto3.client("cloudformation", region_name=REGION)
+    outputs = {
+        one["OutputKey"]: one["OutputValue"]
+        for one in client.describe_stacks(StackName="edge")["Stacks"][0]["Outputs"]
+    }
+    assert outputs.pop("TopicArn").startswith(f"arn:aws:sns:{REGION}:")
+    assert outputs == {
+        "BucketName": BUCKET,
+        "RoleAliasName": "edge-litestream",
+        "RoleName": the_role()["RoleName"],
+        "PolicyName": "edge-litestream-credentials",
+        "ThingTypeName": "edge-litestream",
+        "ThingGroupName": "edge-litestream",
+        "CredentialSeconds": "900",
+    }
+    described = boto3.client("iot", region_name=REGION).describe_thing_type(thingTypeName="edge-litestream")
+    assert described["thingTypeProperties"]["searchableAttributes"] == ["profile", "region", "ring"]
+
+
+def of_template(**given: str) -> dict[str, Any]:
+    """Properties of what the template makes with these parameters, for moto does not make all of it."""
+    template = yaml.safe_load(TEMPLATE.read_text())
+    values = (
+        {name: str(one.get("Default", "")) for name, one in template["Parameters"].items()}
+        | PARAMETERS
+        | given
+    )
+
+    def holds(condition: dict[str, Any]) -> bool:
+        if "Fn::Not" in condition:
+            return not holds(condition["Fn::Not"][0])
+        left, right = condition["Fn::Equals"]
+        return values[left["Ref"]] == str(right)
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one for one in map(resolved, value) if one != {"Ref": "AWS::NoValue"}]
+        if not isinstance(value, dict):
+            return value
+        if "Fn::If" in value:
+            name, yes, no = value["Fn::If"]
+            return resolved(yes if holds(template["Conditions"][name]) else no)
+        if value.get("Ref") in values:
+            return values[value["Ref"]]
+        found = {key: resolved(one) for key, one in value.items()}
+        return {key: one for key, one in found.items() if one != {"Ref": "AWS::NoValue"}}
+
+    return {
+        name: resolved(one)["Properties"]
+        for name, one in template["Resources"].items()
+        if "Properties" in one and ("Condition" not in one or holds(template["Conditions"][one["Condition"]]))
+    }
+
+
+def test_what_costs_is_made_on_demand_alone() -> None:
+    """Object Lock, access logs, a budget and mail are parameters; the audit is there unless refused."""
+    plain = of_template()
+    assert (
+        not {"AccessLogBucket", "AccessLogBucketPolicy", "Budget", "TopicPolicy", "Subscription"}
+        & plain.keys()
+    )
+    assert (
+        not {"ObjectLockEnabled", "ObjectLockConfiguration", "LoggingConfiguration"} & plain["Bucket"].keys()
+    )
+    assert "DailyAudit" in plain
+    assert not {"AuditRole", "AuditConfiguration", "DailyAudit"} & of_template(Audit="false").keys()
+    chosen = of_template(
+        ObjectLockDays="14",
+        AccessLogBucketName="example-logs",
+        MonthlyBudgetUSD="20",
+        NotifyEmail="a@example.com",
+    )
+    assert chosen["Bucket"]["ObjectLockEnabled"] is True
+    retention = chosen["Bucket"]["ObjectLockConfiguration"]["Rule"]["DefaultRetention"]
+    assert retention == {"Mode": "GOVERNANCE", "Days": "14"}
+    assert chosen["Bucket"]["LoggingConfiguration"]["DestinationBucketName"] == {"Ref": "AccessLogBucket"}
+    assert chosen["AccessLogBucket"]["BucketName"] == "example-logs"
+    assert chosen["Budget"]["Budget"]["BudgetLimit"] == {"Amount": "20", "Unit": "USD"}
+    assert chosen["Subscription"]["Endpoint"] == "a@example.com"
+
+
+def test_the_audit_is_scheduled_for_what_it_has_switched_on() -> None:
+    """AWS refuses a scheduled check that is off; both names of a check are the same in other letters."""
+    made = of_template()
+    enabled = {
+        name for name, one in made["AuditConfiguration"]["AuditCheckConfigurations"].items() if one["Enabled"]
+    }
+    scheduled = made["DailyAudit"]["TargetCheckNames"]
+    assert {name.replace("_", "").lower() for name in scheduled} == {name.lower() for name in enabled}
+    assert {
+        "DeviceCertificateExpiringCheck",
+        "DeviceCertificateAgeCheck",
+        "DeviceCertificateSharedCheck",
+    } <= enabled
+    assert "RevokedDeviceCertificateStillActiveCheck" in enabled
 
 
 @pytest.mark.parametrize(

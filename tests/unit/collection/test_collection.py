@@ -174,12 +174,23 @@ def test_execution_environment_can_be_made(archive: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     context = tmp_path / "context"
     wanted = yaml.safe_load((context / "_build/requirements.yml").read_text())["collections"]
-    assert [(context / "_build" / entry["name"]).is_file() for entry in wanted] == [True]
+    files = [entry for entry in wanted if entry.get("type") == "file"]
+    assert [(context / "_build" / entry["name"]).is_file() for entry in files] == [True]
+    listed = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
+    assert [entry for entry in wanted if entry not in files] == listed
     made = (context / "Containerfile").read_text()
     core = next(
         line for line in (ROOT / "requirements.lock").read_text().splitlines() if "ansible-core==" in line
     )
     assert core.split()[0] in made, "the version that the tests run"
+
+
+def test_requirements_name_the_version_that_the_tests_run(operator: Operator) -> None:
+    """And an operator's own installation finds it, though the collection does not depend on it."""
+    done = operator.run("ansible-galaxy", "collection", "list", "--format=json")
+    found = {name: one["version"] for path in json.loads(done.stdout).values() for name, one in path.items()}
+    (listed,) = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
+    assert found[listed["name"]] == listed["version"]
 
 
 def test_changelog_is_made_from_its_source(tmp_path: Path) -> None:
