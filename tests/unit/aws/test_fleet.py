@@ -191,7 +191,7 @@ def thing_name_rule() -> str:
 
 def reached(thing: str, owner: str, granted_by: list[dict[str, Any]]) -> set[str]:
     """What a thing may do with what is another's, asked of the template and of the lab alike."""
-    asked = [
+    asked: list[tuple[str, str, str, str | None]] = [
         (method, action, f"{owner}/{name}", None)
         for method, action in (
             ("GET", "s3:GetObject"),
