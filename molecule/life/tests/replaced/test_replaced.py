@@ -38,7 +38,9 @@ def replacement(aws: Aws, playbook: Playbook) -> Replacement:
 def test_it_has_the_only_active_certificate(host: Any, name: str, aws: Aws, replacement: Replacement) -> None:
     if name != DEAD:
         pytest.skip("this one lives")
-    assert aws.active(DEAD) == [certificate(host)] != [replacement.certificate]
+    new = certificate(host)
+    assert new != replacement.certificate
+    assert aws.certificates(DEAD) == {new: "ACTIVE"}
     assert refused(DEAD, replacement.access_key)
 
 
