@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import traceback
@@ -141,6 +142,8 @@ def describe(iot: Any, certificate_id: str) -> dict[str, Any] | None:
         if code(error) == "ResourceNotFoundException":
             return None
         raise
+    now = datetime.datetime.now(datetime.UTC)
+    end = read_certificate(found["certificatePem"]).not_valid_after_utc
     return {
         "id": found["certificateId"],
         "arn": found["certificateArn"],
@@ -148,7 +151,9 @@ def describe(iot: Any, certificate_id: str) -> dict[str, Any] | None:
         "owner": found.get("ownedBy", ""),
         "certificate": found["certificatePem"],
         "created": found["creationDate"].isoformat(),
-        "not_after": read_certificate(found["certificatePem"]).not_valid_after_utc.isoformat(),
+        "not_after": end.isoformat(),
+        "age_s": int((now - found["creationDate"]).total_seconds()),
+        "left_s": int((end - now).total_seconds()),
     }
 
 

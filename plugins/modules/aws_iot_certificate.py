@@ -115,6 +115,14 @@ not_after:
   description: Until when it is valid.
   type: str
   returned: always
+age_s:
+  description: For how many seconds AWS has known it.
+  type: int
+  returned: always
+left_s:
+  description: For how many seconds it is still valid.
+  type: int
+  returned: always
 changes:
   description: What was done, or in check mode would be done.
   type: list
@@ -138,7 +146,10 @@ with contextlib.suppress(ImportError):
 
 # Who stands in a certificate that AWS IoT has signed.
 AWS_ISSUER = "Amazon Web Services O=Amazon.com Inc."
-NOTHING = dict.fromkeys(("id", "arn", "status", "certificate", "created", "not_after"), "")
+NOTHING = dict.fromkeys(("id", "arn", "status", "certificate", "created", "not_after"), "") | {
+    "age_s": 0,
+    "left_s": 0,
+}
 # For a detachment that AWS has accepted and not yet carried out.
 DELETE_ATTEMPTS = 5
 DELETE_PAUSE_S = 2

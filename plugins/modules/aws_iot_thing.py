@@ -87,7 +87,9 @@ groups:
   elements: str
   returned: always
 certificates:
-  description: Its certificates, the oldest first, with C(id), C(arn), C(status), C(created) and C(not_after).
+  description:
+    - Its certificates, the oldest first, with C(id), C(arn), C(status), C(created) and C(not_after), and with
+      their age and the time that is left as C(age_s) and C(left_s), in seconds.
   type: list
   elements: dict
   returned: always
@@ -162,7 +164,7 @@ def bring_about(module: AnsibleModule) -> dict[str, Any]:
         else []
     )
     certificates = (aws.certificates(iot, name) if thing else None) or []
-    told = ("id", "arn", "status", "created", "not_after")
+    told = ("id", "arn", "status", "created", "not_after", "age_s", "left_s")
     plan = absent if params["state"] == "absent" else present
     changes = plan(module, iot, thing, groups, certificates)
     if changes and not module.check_mode:

@@ -31,18 +31,27 @@ def pem(made: Any) -> str:
     return str(made.public_bytes(serialization.Encoding.PEM).decode())
 
 
+def public(owner: Any) -> bytes:
+    """The public key of a certificate or a request."""
+    spki = serialization.PublicFormat.SubjectPublicKeyInfo
+    return bytes(owner.public_key().public_bytes(serialization.Encoding.DER, spki))
+
+
 def request(key: ec.EllipticCurvePrivateKey, common: str = THING) -> str:
     """What a device asks for."""
     return pem(x509.CertificateSigningRequestBuilder().subject_name(name(common)).sign(key, hashes.SHA256()))
 
 
-def certificate(key: Any, issuer: str = "Fleet CA", common: str = THING) -> str:
-    """What a CA makes of it."""
+def certificate(key: Any, issuer: str = "Fleet CA", common: str = THING, signer: Any = AUTHORITY) -> str:
+    """What a CA makes of it; its own, where it signs for itself."""
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(name(common)).issuer_name(name(issuer))
     builder = builder.public_key(key).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=30))
-    return pem(builder.sign(AUTHORITY, hashes.SHA256()))
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=issuer == common, path_length=None), critical=True
+    )
+    return pem(builder.sign(signer, hashes.SHA256()))
 
 
 def signed_by_aws(self: IoTBackend, csr: str, set_as_active: bool) -> Any:

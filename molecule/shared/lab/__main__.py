@@ -74,7 +74,7 @@ class Lab:
             network.up(self.paths)
             for machine in wanted:
                 box.unpack(self.paths, machine, self.machines)
-                if not box.boot(self.paths, machine.name):
+                if not box.boot(self.paths, machine):
                     network.set_cable(machine.name, "up")
             with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
                 for _ in pool.map(lambda m: box.wait_for_ssh(self.paths, m), wanted):
@@ -132,7 +132,7 @@ class Lab:
             if command == "power-cut":
                 box.stop(self.paths, name)
             elif command == "boot":
-                box.boot(self.paths, name)
+                box.boot(self.paths, machine)
                 box.wait_for_ssh(self.paths, machine)
             elif command == "cut":
                 network.set_cable(name, "down")

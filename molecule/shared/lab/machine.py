@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import uuid
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from lab.shell import run, say, succeeds, wait_until
 
 # A machine that reboots itself makes systemd-nspawn end with this, for a supervisor to start it again.
 REBOOT = 'while "$@"; [ $? = 133 ]; do :; done'
+
+# Where a machine that is to see the control node's Python packages has them.
+PYTHON = "/opt/control-node"
 
 _NETWORK = f"""\
 [Match]
@@ -92,8 +96,9 @@ def _personalise(paths: Paths, machine: Machine, machines: dict[str, Machine], t
     sudoers.chmod(0o440)
 
 
-def boot(paths: Paths, name: str) -> bool:
+def boot(paths: Paths, machine: Machine) -> bool:
     """Start the machine's systemd; False if it runs already. `wait_for_ssh` tells when it is up."""
+    name = machine.name
     top = root(paths, name)
     if not top.exists():
         raise LabError(f"{name} is not there yet: run `up {name}`")
@@ -107,6 +112,7 @@ def boot(paths: Paths, name: str) -> bool:
         inside = top / "etc/resolv.conf"
         inside.unlink(missing_ok=True)
         inside.write_text(resolvers.read_text())
+    binds = [f"--bind-ro={sysconfig.get_path('purelib')}:{PYTHON}"] if machine.python else []
     say(f"{name}: booting")
     with (directory(paths, name) / "console.log").open("ab") as console:
         subprocess.Popen(
@@ -116,6 +122,7 @@ def boot(paths: Paths, name: str) -> bool:
                 *(f"--machine={name}", f"--hostname={name}"),
                 *("--boot", "--register=no", "--keep-unit", "--link-journal=no"),
                 *(f"--network-bridge={BRIDGE}", "--resolv-conf=off", "--timezone=off"),
+                *binds,
             ],
             # Where the host's cgroups are hybrid, a guest of today wants the unified ones.
             env={"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},

@@ -1,4 +1,4 @@
-"""The lab's keys: two certificate authorities, server certificates, one ssh key."""
+"""The lab's keys: certificate authorities, server certificates, one ssh key."""
 
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ def ensure(paths: Paths, machines: dict[str, Machine]) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     _authority(paths.pki, "server-ca", "Edge lab server CA")
     _authority(paths.pki, "fleet-ca", "Edge lab fleet CA")
+    _authority(paths.pki, "aws-ca", "Edge lab AWS IoT CA")
     # Nobody trusts this one: it signs what a device must refuse.
     _authority(paths.pki, "rogue-ca", "Edge lab rogue CA")
     names = [name for machine in machines.values() for name in machine.names]

@@ -39,7 +39,7 @@ class Paths:
 
     @property
     def pki(self) -> Path:
-        """The two certificate authorities and the server certificates."""
+        """The certificate authorities and the server certificates."""
         return self.state / "pki"
 
     @property
@@ -68,6 +68,8 @@ class Machine:
     address: str
     names: tuple[str, ...]
     packages: tuple[str, ...] = ()
+    # Whether the control node's Python packages are to be seen there.
+    python: bool = False
 
 
 def paths() -> Paths:
@@ -93,6 +95,7 @@ def inventory(hosts_file: Path = HOSTS_FILE) -> dict[str, Machine]:
                 address=host["ansible_host"],
                 names=tuple(host.get("lab_names", ())),
                 packages=tuple(host.get("lab_packages", ())),
+                python=host.get("lab_python", False),
             )
         except KeyError as missing:
             raise LabError(f"{hosts_file}: {name} has no {missing.args[0]}") from None

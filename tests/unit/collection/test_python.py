@@ -19,6 +19,7 @@ PLACES = (
     "docs",
     "molecule/default",
     "molecule/tokens",
+    "molecule/life",
     "molecule/shared/experiment",
 )
 KINDS = (".yml", ".j2", ".py", ".md", ".sh")

@@ -111,6 +111,7 @@ def settings(keys: Path, tmp_path: Path) -> Settings:
         s3_host=HOST,
         s3_port=0,
         upstream_port=0,
+        control_url="",
         tls=str(keys),
         ledger=str(tmp_path / "ledger.db"),
         logs=str(tmp_path),

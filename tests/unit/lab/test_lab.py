@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import moto
 import pytest
 import yaml
 
@@ -115,3 +116,26 @@ def test_machine_that_reboots_for_ever_is_stopped_for_good(tmp_path: Path) -> No
             assert not machine.runs(paths, "edge77")
         finally:
             rebooting.kill()
+
+
+@pytest.mark.parametrize(("name", "sees"), [("cloud01", True), ("edge01", False)])
+def test_the_cloud_machine_alone_sees_the_control_nodes_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, sees: bool
+) -> None:
+    """Of which one is moto; they cannot be changed from there."""
+    paths = Paths(tmp_path, tmp_path)
+    (machine.root(paths, name) / "etc").mkdir(parents=True)
+    started = Mock()
+    monkeypatch.setattr(subprocess, "Popen", started)
+    assert machine.boot(paths, inventory()[name])
+    packages = Path(moto.__file__).parents[1]
+    assert (f"--bind-ro={packages}:{machine.PYTHON}" in started.call_args.args[0]) == sees
+
+
+def test_the_life_of_a_device_is_told_where_the_control_plane_is() -> None:
+    scenario = yaml.safe_load((REPOSITORY / "molecule/life/molecule.yml").read_text())
+    variables = yaml.safe_load((REPOSITORY / "inventory/lab/group_vars/all.yml").read_text())
+    address = f"http://{inventory()['cloud01'].address}:{variables['lab_control_port']}"
+    for environment in (scenario["ansible"]["env"], scenario["verifier"]["env"]):
+        assert environment["AWS_ENDPOINT_URL"] == address
+        assert environment["AWS_DEFAULT_REGION"] == variables["lab_region"]

@@ -21,7 +21,7 @@ S3_FAULTS = {
     "s3-delay": "Let S3 answer a device --seconds late.",
     "s3-reset": "Let S3 reset a device's connection after the request's head.",
 }
-UNITS = ("edge-cloud-provider.service", "edge-cloud-gate.service", "edge-cloud-s3.service")
+UNITS = tuple(f"edge-cloud-{name}.service" for name in ("provider", "gate", "s3", "aws"))
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import sqlite3
 import string
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS certificate
 CREATE TABLE IF NOT EXISTS detached (thing TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS key (
     access_key TEXT PRIMARY KEY, secret TEXT NOT NULL, token TEXT, role TEXT NOT NULL,
-    thing TEXT, alias TEXT, serial TEXT, issued_ms INTEGER NOT NULL, expires_s INTEGER);
+    thing TEXT, alias TEXT, serial TEXT, issued_ms INTEGER NOT NULL, expires_s INTEGER,
+    iam_role TEXT);
 CREATE INDEX IF NOT EXISTS key_thing ON key (thing, issued_ms);
 CREATE TABLE IF NOT EXISTS fault
     (id INTEGER PRIMARY KEY, spec TEXT NOT NULL, thing TEXT, remaining INTEGER);
@@ -46,6 +47,8 @@ class Key:
     serial: str | None
     issued_ms: int
     expires_s: int | None
+    # The control plane's role whose session this is; None for a key of which only the ledger knows.
+    iam_role: str | None = None
 
     def __repr__(self) -> str:
         """Name the key without its secrets."""
@@ -123,6 +126,10 @@ class Ledger:
 
     # Things and certificates
 
+    def knows(self, serial: str) -> bool:
+        """Tell whether a certificate was seen or revoked here before."""
+        return self._value("SELECT 1 FROM certificate WHERE serial = ?", serial) is not None
+
     def certificate_active(self, serial: str, thing: str | None) -> bool:
         """Tell whether a certificate may be used; one never seen is registered as active."""
         self._db.execute("INSERT OR IGNORE INTO certificate (serial, thing) VALUES (?, ?)", (serial, thing))
@@ -154,15 +161,18 @@ class Ledger:
 
     # Keys
 
-    def issue(self, thing: str | None, alias: str, serial: str, lifetime_s: int) -> Key:
+    def issue(
+        self, thing: str | None, alias: str, serial: str, lifetime_s: int, iam_role: str | None = None
+    ) -> Key:
         """Issue credentials to a device and remember them."""
         now = self.now()
         key = _new_key(DEVICE, now, _random(600), thing, alias, serial, int(now) + lifetime_s)
+        key = replace(key, iam_role=iam_role)
         self._insert(key)
         return key
 
     def _insert(self, key: Key) -> None:
-        self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(key))
+        self._db.execute("INSERT INTO key VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(key))
 
     def key(self, access_key: str) -> Key | None:
         """Look a key up; None when it was never issued."""

@@ -3,14 +3,18 @@
     Allow s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload on BUCKET/THING/*
     Allow s3:ListBucket on BUCKET if s3:prefix is like THING/*
 
-The auditor may read and list the whole bucket.
+The auditor may read and list the whole bucket. A session of a role that the control plane knows needs that
+role's inline policies as well, as they are now.
 """
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from edge_cloud import iam
 from edge_cloud.ledger import AUDITOR, Key
 from edge_cloud.s3errors import S3Error
 
@@ -141,3 +145,22 @@ def _allowed(key: Key, operation: Operation, keys: tuple[str, ...], bucket: str)
     if operation.action == LIST:
         return (operation.prefix or "").startswith(own)
     return bool(keys) and all(name.startswith(own) for name in keys)
+
+
+def authorise_session(key: Key, operation: Operation, keys: tuple[str, ...], documents: list[Any]) -> None:
+    """Return when a role's policies allow a session what it asks for; AccessDenied otherwise."""
+    bucket = f"arn:aws:s3:::{operation.bucket}"
+    context = {
+        "s3:prefix": operation.prefix,
+        "credentials-iot:ThingName": key.thing,
+        # Of whole seconds, as all times of AWS's tokens.
+        "aws:TokenIssueTime": datetime.fromtimestamp(key.issued_ms // 1000, UTC).isoformat(),
+        "aws:SecureTransport": "true",
+    }
+    wanted = [(operation.action, f"{bucket}/{name}") for name in keys] or [(operation.action, bucket)]
+    try:
+        allowed = all(iam.decide(documents, action, resource, context) for action, resource in wanted)
+    except iam.UnknownPolicyError as error:
+        raise S3Error("InternalError", str(error)) from None
+    if not allowed:
+        raise S3Error("AccessDenied", "Access Denied")

@@ -20,6 +20,8 @@ class Settings:
     s3_host: str
     s3_port: int
     upstream_port: int
+    # Of moto's server; empty where only the ledger is asked.
+    control_url: str
     tls: str
     ledger: str
     logs: str

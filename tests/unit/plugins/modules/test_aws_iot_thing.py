@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -76,12 +77,14 @@ def test_without_wishes_a_thing_is_only_looked_at(iot: Any, run: Run) -> None:
 
 def test_certificates_are_told_and_keep_a_thing(iot: Any, run: Run) -> None:
     run(**WANTED)
-    ids = []
+    made = []
     for status in ("ACTIVE", "INACTIVE"):
         text = certificate(ec.generate_private_key(ec.SECP256R1()).public_key())
-        done = iot.register_certificate_without_ca(certificatePem=text, status=status)
-        iot.attach_thing_principal(thingName=THING, principal=done["certificateArn"])
-        ids.append(done["certificateId"])
+        made.append(iot.register_certificate_without_ca(certificatePem=text, status=status))
+    # AWS lists them in no order.
+    for one in reversed(made):
+        iot.attach_thing_principal(thingName=THING, principal=one["certificateArn"])
+    ids = [one["certificateId"] for one in made]
     told = run(check=True, name=THING)["certificates"]
     assert [(one["id"], one["status"]) for one in told] == list(zip(ids, ["ACTIVE", "INACTIVE"], strict=True))
     assert all(one["not_after"] > one["created"] for one in told)
@@ -126,6 +129,29 @@ def test_a_missing_right_is_named_with_the_statement_that_grants_it(
     statement = {"Effect": "Allow", "Action": "iot:CreateThing", "Resource": resource}
     assert json.dumps(statement) in done["msg"]
     assert "files/aws-operator-policy.json" in done["msg"]
+
+
+def test_throttling_is_waited_for(iot: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine refusals, which is more than the SDK takes by itself."""
+    factory, refused = boto3.client, []
+
+    def throttle(request: Any, **_unused: Any) -> AWSResponse | None:
+        refused.append(request.url)
+        if len(refused) > 9:
+            return None
+        answer = AWSResponse(request.url, 400, {"x-amzn-errortype": "ThrottlingException"}, None)
+        answer._content = b'{"message": "Rate exceeded"}'
+        return answer
+
+    def client(*args: Any, **more: Any) -> Any:
+        one = factory(*args, **more)
+        one.meta.events.register_first("before-send.iot.DescribeThing", throttle)
+        return one
+
+    monkeypatch.setattr(boto3, "client", client)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    assert run(**WANTED)["changed"]
+    assert len(refused) == 10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""What the phases of this scenario share: AWS, playbooks, and what a device is given and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from experiment import observe
+from experiment.phases import ROOT, Played, name, pytest_runtest_makereport, wait_for
+from lab.settings import paths
+
+__all__ = [
+    "Aws",
+    "Playbook",
+    "certificate",
+    "lab",
+    "name",
+    "newest_key",
+    "pytest_runtest_makereport",
+    "refused",
+]
+
+# What the playbooks write is an operator's inventory as well.
+WRITTEN = paths().state / "life"
+INVENTORIES = (ROOT / "inventory/lab", ROOT / "molecule/life/inventory", WRITTEN)
+BUCKET = "edge-backups"
+
+
+class Aws:
+    """The control plane, as an operator uses it."""
+
+    def __init__(self) -> None:
+        self.iot, self.iam, self.s3 = (boto3.client(service) for service in ("iot", "iam", "s3"))
+
+    def certificates(self, thing: str) -> dict[str, str]:
+        """Return the status of each certificate that is attached to a thing, by id."""
+        found = self.iot.list_thing_principals(thingName=thing)["principals"]
+        ids = [arn.rpartition("/")[2] for arn in found]
+        return {
+            each: self.iot.describe_certificate(certificateId=each)["certificateDescription"]["status"]
+            for each in ids
+        }
+
+    def active(self, thing: str) -> list[str]:
+        """Return the ids of a thing's active certificates."""
+        return [each for each, status in self.certificates(thing).items() if status == "ACTIVE"]
+
+    def objects(self, thing: str) -> list[str]:
+        """Return the keys below a thing's prefix."""
+        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{thing}/").get("Contents", [])
+        return [each["Key"] for each in found]
+
+
+@pytest.fixture(scope="session")
+def aws() -> Aws:
+    """Return AWS's control plane."""
+    return Aws()
+
+
+Playbook = Callable[..., Played]
+
+
+@pytest.fixture(scope="session")
+def playbook() -> Playbook:
+    """Return how to run a playbook as an operator does, with further words; it has to end in 5 minutes."""
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    inventories = [f"--inventory={each}" for each in INVENTORIES]
+    environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+
+    def run(name: str, *words: str) -> Played:
+        command = [program, *inventories, f"playbooks/{name}.yml", *words]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        return Played(done.returncode, " ".join((done.stdout + done.stderr).split()))
+
+    return run
+
+
+def lab(command: str, machine: str) -> None:
+    """Let something happen to a machine."""
+    subprocess.run([sys.executable, "-m", "lab", command, machine], check=True, timeout=150)
+
+
+def certificate(host: Any) -> str:
+    """Return the id of the certificate that a device has, as AWS knows it."""
+    der = "openssl x509 -in /etc/edge-identity/device.crt -outform DER | sha256sum"
+    return str(host.check_output(der)).split()[0]
+
+
+def newest_key(thing: str) -> str:
+    """Return the newest access key that a thing was issued."""
+    issued = json.loads(observe.run(observe.CLOUD, f"sudo cloudctl issued {thing} --json"))
+    return str(issued[-1]["access_key"])
+
+
+def refused(thing: str, access_key: str) -> bool:
+    """Tell whether S3 comes to refuse a key what its thing may do; IAM takes a second."""
+    return bool(wait_for(lambda: observe.probe(thing, access_key) == (403, "AccessDenied"), 10))

@@ -1,0 +1,107 @@
+"""playbooks/decommission.yml for a device that cannot be reached, against moto's server on loopback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.unit.aws.test_lost import BUCKET, OTHER, ROLE, THING, WELL, Account, account
+
+__all__ = ["account"]
+HOSTS = f"""
+edge_devices:
+  hosts:
+    {THING}: {{ansible_host: 127.0.0.1, ansible_port: 1}}
+    {OTHER}: {{ansible_host: 127.0.0.1, ansible_port: 1}}
+"""
+
+
+@pytest.fixture
+def s3(account: Account) -> Any:
+    known = {"region_name": "eu-central-1", "endpoint_url": account.environment["AWS_ENDPOINT_URL"]}
+    known |= {"aws_access_key_id": "operator", "aws_secret_access_key": "operator"}
+    client = boto3.client("s3", **known)
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    for thing in (THING, OTHER):
+        client.put_object(Bucket=BUCKET, Key=f"{thing}/app.db/1", Body=b"x")
+    return client
+
+
+def retire(account: Account, tmp_path: Path, *options: str, **known: Any) -> tuple[int, str]:
+    (tmp_path / "hosts.yml").write_text(HOSTS)
+    limit = ("--inventory=hosts.yml", f"--limit={THING}")
+    return account.play("decommission", *limit, *options, **known)
+
+
+def things(account: Account) -> list[str]:
+    return sorted(thing["thingName"] for thing in account.iot.list_things()["things"])
+
+
+def objects(s3: Any) -> list[str]:
+    return sorted(found["Key"] for found in s3.list_objects_v2(Bucket=BUCKET).get("Contents", []))
+
+
+@pytest.mark.timeout(300)
+def test_a_device_that_cannot_be_reached_loses_its_aws_side(
+    account: Account, s3: Any, tmp_path: Path
+) -> None:
+    code, said = retire(account, tmp_path, "--check")
+    assert code == 0, said
+    assert account.state() == WELL
+    assert things(account) == [THING, OTHER]
+
+    code, said = retire(account, tmp_path)
+    assert code == 0, said
+    assert f"{THING} cannot be reached: its AWS side is taken away, and that alone" in said
+    assert things(account) == [OTHER]
+    left = [one["certificateId"] for one in account.iot.list_certificates()["certificates"]]
+    assert left == [account.certificates[OTHER]]
+    assert account.state(OTHER) == WELL
+    policy = account.iam.get_role_policy(RoleName=ROLE, PolicyName=f"lost-{THING}")["PolicyDocument"]
+    assert all("aws:TokenIssueTime" in json.dumps(entry) for entry in policy["Statement"]), (
+        "a name can be had again"
+    )
+    assert objects(s3) == [f"{THING}/app.db/1", f"{OTHER}/app.db/1"], "the replica stays"
+
+    code, said = retire(account, tmp_path)
+    assert code == 0, said
+    assert "changed=0" in said
+    assert f"AWS IoT has no thing {THING};" in said
+
+
+@pytest.mark.timeout(300)
+def test_the_thing_may_stay_and_the_replica_end(account: Account, s3: Any, tmp_path: Path) -> None:
+    expire = {"decommission_replica": "expire", "decommission_replica_days": 7}
+    code, said = retire(account, tmp_path, decommission_keep_thing=True, **expire)
+    assert code == 0, said
+    found = account.iot.describe_thing(thingName=THING)
+    assert "lost" not in found["attributes"], "the name can be had again"
+    assert account.iot.list_thing_principals(thingName=THING)["principals"] == []
+    for thing, tags in ((THING, ["retired"]), (OTHER, [])):
+        tagged = s3.get_object_tagging(Bucket=BUCKET, Key=f"{thing}/app.db/1")["TagSet"]
+        assert [tag["Key"] for tag in tagged] == tags
+    code, said = retire(account, tmp_path, decommission_replica="delete")
+    assert code == 0, said
+    assert objects(s3) == [f"{OTHER}/app.db/1"]
+
+
+@pytest.mark.timeout(300)
+def test_what_is_wrong_is_told_and_nothing_is_touched(account: Account, s3: Any, tmp_path: Path) -> None:
+    for known, word in (
+        ({"decommission_aws": False}, "nothing can be done"),
+        ({"decommission_replica": "gone"}, "say keep, expire or delete"),
+        ({"decommission_aws": False, "decommission_replica": "delete"}, "set decommission_aws"),
+        (
+            {"fleet_bucket": "", "decommission_aws": True},
+            "fleet_bucket or edge_rotator_role_alias is not set",
+        ),
+    ):
+        code, said = retire(account, tmp_path, **known)
+        assert code != 0
+        assert word in said, said
+    assert account.state() == WELL
+    assert len(objects(s3)) == 2
