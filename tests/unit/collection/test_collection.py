@@ -146,7 +146,9 @@ def test_preflight_of_the_installed_collection_refuses_a_bad_value(operator: Ope
     assert "changed=0 unreachable=0 failed=1" in text, text
 
 
-@pytest.mark.parametrize(("kind", "names"), [("role", ROLES), ("module", MODULES), ("inventory", INVENTORIES)])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("role", ROLES), ("module", MODULES), ("inventory", INVENTORIES)]
+)
 def test_documentation_prints(operator: Operator, kind: str, names: list[str]) -> None:
     if not names:
         pytest.skip(f"there is no {kind}")
