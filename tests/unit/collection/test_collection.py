@@ -19,6 +19,7 @@ from experiment.installed import NAME, ROOT, Operator, build, tool
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.name != "common")
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("[a-z]*.py"))
+INVENTORIES = sorted(path.stem for path in (ROOT / "plugins/inventory").glob("[a-z]*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,9 @@ def test_preflight_of_the_installed_collection_refuses_a_bad_value(operator: Ope
     assert "changed=0 unreachable=0 failed=1" in text, text
 
 
-@pytest.mark.parametrize(("kind", "names"), [("role", ROLES), ("module", MODULES)])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("role", ROLES), ("module", MODULES), ("inventory", INVENTORIES)]
+)
 def test_documentation_prints(operator: Operator, kind: str, names: list[str]) -> None:
     if not names:
         pytest.skip(f"there is no {kind}")
