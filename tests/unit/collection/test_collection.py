@@ -133,16 +133,25 @@ def test_clone_and_installed_collection_have_the_same_tasks(operator: Operator) 
     assert installed.stdout.count("TAGS: [") > 50
 
 
-def test_preflight_of_the_installed_collection_refuses_a_bad_value(operator: Operator) -> None:
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("abacus", "value of pkcs11_profile must be one of"),
+        ("", "pkcs11_profile is not set for edge-0001: say where its key is"),
+    ],
+)
+def test_preflight_of_the_installed_collection_refuses_a_bad_value(
+    operator: Operator, profile: str, said: str
+) -> None:
     """In check mode, for the one device of this inventory is this machine."""
     done = operator.run(
         "ansible-playbook",
-        *("-i", "inventory", "--check", "-e", "pkcs11_profile=abacus"),
+        *("-i", "inventory", "--check", "-e", f"pkcs11_profile={profile}"),
         f"{NAME}.site",
     )
     assert done.returncode != 0
     text = " ".join((done.stdout + done.stderr).split())
-    assert "value of pkcs11_profile must be one of" in text, text
+    assert said in text, text
     assert "changed=0 unreachable=0 failed=1" in text, text
 
 
