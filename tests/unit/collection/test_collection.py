@@ -206,6 +206,22 @@ def test_requirements_name_the_version_that_the_tests_run(operator: Operator) ->
     assert found[listed["name"]] == listed["version"]
 
 
+def test_without_aws_modules_a_fleet_whose_aws_side_is_made_by_hand_has_its_playbooks(
+    operator: Operator,
+) -> None:
+    """Ansible wants every module of a playbook there when it reads it; some do nothing but ask AWS."""
+    asking = {"cloud", "found", "lost", "replace"}
+    names = [f"{NAME}.{name}" for name in PLAYBOOKS if name not in asking]
+    operator.environment["ANSIBLE_COLLECTIONS_SCAN_SYS_PATH"] = "false"
+    try:
+        done = operator.run("ansible-playbook", "-i", "inventory", "--syntax-check", *names)
+        refused = operator.run("ansible-playbook", "-i", "inventory", "--syntax-check", f"{NAME}.cloud")
+    finally:
+        del operator.environment["ANSIBLE_COLLECTIONS_SCAN_SYS_PATH"]
+    assert done.returncode == 0, done.stderr
+    assert "amazon.aws.cloudformation" in refused.stderr
+
+
 def test_changelog_is_made_from_its_source(tmp_path: Path) -> None:
     for name in ("galaxy.yml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
