@@ -47,7 +47,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-PROC, SYS = Path("/proc"), Path("/sys")
+PROC = Path("/proc")
+SYS = Path("/sys")
 MEMORY = ("tmpfs", "ramfs")
 # Where initramfs hooks put the upper directory: overlayroot, and Raspberry Pi OS before it had that.
 UPPER = ("/media/root-rw/", "/upper/")
