@@ -8,10 +8,13 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
 from tests.unit.aws.test_lost import BUCKET, OTHER, ROLE, THING, WELL, Account, account
+from tests.unit.aws.test_replace import steps
 
 __all__ = ["account"]
+ROOT = Path(__file__).resolve().parents[3]
 HOSTS = f"""
 edge_devices:
   hosts:
@@ -105,3 +108,20 @@ def test_what_is_wrong_is_told_and_nothing_is_touched(account: Account, s3: Any,
         assert word in said, said
     assert account.state() == WELL
     assert len(objects(s3)) == 2
+
+
+def test_the_last_rows_are_uploaded_before_the_prefix_is_closed() -> None:
+    """Litestream 0.3 uploads them when it stops; what starts it again is stopped with it."""
+    order = list(steps(yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())))
+    stops = [
+        number for number, step in enumerate(order) if "'litestream.service'" in step and "'stopped'" in step
+    ]
+    closed = next(number for number, step in enumerate(order) if step.startswith("Its prefix is closed:"))
+    assert len(stops) == 1
+    assert stops[0] < closed
+    assert "'litestream.path'" in order[stops[0]]
+
+
+def test_a_replacement_that_was_given_up_keeps_no_unit_from_starting() -> None:
+    order = list(steps(yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())))
+    assert any("__replace_drop_ins" in step for step in order)
