@@ -110,6 +110,25 @@ def test_what_is_wrong_is_told_and_nothing_is_touched(account: Account, s3: Any,
     assert len(objects(s3)) == 2
 
 
+@pytest.mark.timeout(300)
+def test_a_replica_does_not_end_by_mistake(account: Account, s3: Any, tmp_path: Path) -> None:
+    """In a wrong region nothing is known of a thing that goes on writing."""
+    ends = {"decommission_replica": "delete"}
+    code, said = retire(account, tmp_path, edge_rotator_region="us-east-1", **ends)
+    assert code != 0
+    assert f"AWS IoT has no thing '{THING}' in this account and region" in said.replace("''", "'"), said
+    (tmp_path / "twice.yml").write_text(HOSTS.replace("1}", f"1, edge_rotator_thing_name: {OTHER}}}", 1))
+    code, said = account.play("decommission", "--inventory=twice.yml", f"--limit={THING}", **ends)
+    assert code != 0
+    assert "edge_rotator_thing_name is the same on more than one host" in said, said
+    assert (account.state(), account.state(OTHER)) == (WELL, WELL)
+    assert len(objects(s3)) == 2
+    assert retire(account, tmp_path)[0] == 0
+    code, said = retire(account, tmp_path, decommission_confirm=THING, **ends)
+    assert code == 0, said
+    assert objects(s3) == [f"{OTHER}/app.db/1"]
+
+
 def test_the_last_rows_are_uploaded_before_the_prefix_is_closed() -> None:
     """Litestream 0.3 uploads them when it stops; what starts it again is stopped with it."""
     order = list(steps(yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())))
