@@ -143,6 +143,7 @@ with contextlib.suppress(ImportError):
     from botocore.exceptions import ClientError
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
 
 # Who stands in a certificate that AWS IoT has signed.
 AWS_ISSUER = "Amazon Web Services O=Amazon.com Inc."
@@ -164,6 +165,7 @@ class Certificates:
         self.thing: str = module.params["thing"]
         self.policy: str = module.params["policy"]
         self.changes: list[str] = []
+        self.request = ""
 
     def attached(self) -> list[dict[str, Any]]:
         """Describe the thing's certificates. Refuses a thing or a policy that is not there."""
@@ -188,6 +190,8 @@ class Certificates:
         """Find the thing's certificate with a request's public key."""
         try:
             request = x509.load_pem_x509_csr(text.encode())
+            # What was read, and nothing else that the device has written around it.
+            self.request = request.public_bytes(serialization.Encoding.PEM).decode()
         except (ValueError, UnsupportedAlgorithm) as error:
             raise aws.AwsError(f"the request cannot be read: {error}") from None
         key = aws.public_key(request)
@@ -266,7 +270,7 @@ class Certificates:
             done = self.change(
                 "signed by AWS",
                 "create_certificate_from_csr",
-                certificateSigningRequest=self.params["request"],
+                certificateSigningRequest=self.request,
             )
         else:
             done = self.change(

@@ -67,6 +67,7 @@ class Account:
                 "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
                 "ANSIBLE_INVENTORY": "localhost,",
                 "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_INJECT_FACT_VARS": "False",
             },
             cwd=self.directory,
             capture_output=True,

@@ -8,10 +8,13 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
 from tests.unit.aws.test_lost import BUCKET, OTHER, ROLE, THING, WELL, Account, account
+from tests.unit.aws.test_replace import steps
 
 __all__ = ["account"]
+ROOT = Path(__file__).resolve().parents[3]
 HOSTS = f"""
 edge_devices:
   hosts:
@@ -105,3 +108,39 @@ def test_what_is_wrong_is_told_and_nothing_is_touched(account: Account, s3: Any,
         assert word in said, said
     assert account.state() == WELL
     assert len(objects(s3)) == 2
+
+
+@pytest.mark.timeout(300)
+def test_a_replica_does_not_end_by_mistake(account: Account, s3: Any, tmp_path: Path) -> None:
+    """In a wrong region nothing is known of a thing that goes on writing."""
+    ends = {"decommission_replica": "delete"}
+    code, said = retire(account, tmp_path, edge_rotator_region="us-east-1", **ends)
+    assert code != 0
+    assert f"AWS IoT has no thing '{THING}' in this account and region" in said.replace("''", "'"), said
+    (tmp_path / "twice.yml").write_text(HOSTS.replace("1}", f"1, edge_rotator_thing_name: {OTHER}}}", 1))
+    code, said = account.play("decommission", "--inventory=twice.yml", f"--limit={THING}", **ends)
+    assert code != 0
+    assert "edge_rotator_thing_name is the same on more than one host" in said, said
+    assert (account.state(), account.state(OTHER)) == (WELL, WELL)
+    assert len(objects(s3)) == 2
+    assert retire(account, tmp_path)[0] == 0
+    code, said = retire(account, tmp_path, decommission_confirm=THING, **ends)
+    assert code == 0, said
+    assert objects(s3) == [f"{OTHER}/app.db/1"]
+
+
+def test_the_last_rows_are_uploaded_before_the_prefix_is_closed() -> None:
+    """Litestream 0.3 uploads them when it stops; what starts it again is stopped with it."""
+    order = list(steps(yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())))
+    stops = [
+        number for number, step in enumerate(order) if "'litestream.service'" in step and "'stopped'" in step
+    ]
+    closed = next(number for number, step in enumerate(order) if step.startswith("Its prefix is closed:"))
+    assert len(stops) == 1
+    assert stops[0] < closed
+    assert "'litestream.path'" in order[stops[0]]
+
+
+def test_a_replacement_that_was_given_up_keeps_no_unit_from_starting() -> None:
+    order = list(steps(yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())))
+    assert any("__replace_drop_ins" in step for step in order)

@@ -160,3 +160,57 @@ def test_hostile_facts_build_nothing(tmp_path: Path, said: dict[str, str]) -> No
     assert "that is no Debian" in text
     assert not planted.exists()
     assert not (tmp_path / "output.lock").exists(), "nothing was begun"
+
+
+def test_every_playbook_asks_first_whether_a_device_may_set_variables() -> None:
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        plays = [play for play in yaml.safe_load(path.read_text()) if "hosts" in play]
+        if plays and plays[0]["hosts"] == "edge_devices":
+            assert plays[0]["tasks"][0].get("ansible.builtin.import_tasks") == "tasks/trusted.yml", path.name
+
+
+@pytest.mark.timeout(300)
+def test_a_device_that_answers_with_variables_stops_the_play(tmp_path: Path) -> None:
+    """With Ansible's default they would stand above the inventory's."""
+    evil = tmp_path / "python"
+    evil.write_text("""#!/bin/sh\necho '{"ping": "pong", "ansible_facts": {"fleet_bucket": "mine"}}'\n""")
+    evil.chmod(0o755)
+    device = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": str(evil)}
+    hosts = {"edge_devices": {"hosts": {"edge-0001": device | {"fleet_bucket": "ours"}}}}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    (tmp_path / "asked.yml").write_text(
+        yaml.safe_dump(
+            [
+                {
+                    "hosts": "edge_devices",
+                    "gather_facts": False,
+                    "tasks": [
+                        {"ansible.builtin.ping": None},
+                        {"ansible.builtin.debug": {"msg": "the bucket is {{ fleet_bucket }}"}},
+                    ],
+                }
+            ]
+        )
+    )
+
+    def play(book: Path, injected: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=hosts.yml", str(book)],
+            env={
+                **os.environ,
+                "ANSIBLE_INJECT_FACT_VARS": injected,
+                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, " ".join(done.stdout.split())
+
+    assert "the bucket is mine" in play(tmp_path / "asked.yml", "True")[1], "what this is about"
+    assert "the bucket is ours" in play(tmp_path / "asked.yml", "False")[1]
+    code, said = play(ROOT / "playbooks/rotate.yml", "True")
+    assert code != 0
+    assert "inject_facts_as_vars = False" in said
+    assert "ok=0" in said

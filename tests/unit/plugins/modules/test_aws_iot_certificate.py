@@ -8,8 +8,9 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from moto.iot.models import iot_backends
+from moto.iot.models import IoTBackend, iot_backends
 
 from tests.unit.aws_iot import (
     POLICY,
@@ -62,6 +63,22 @@ def test_a_certificate_is_made_once(kind: str, iot: Any, run: Run, key: ec.Ellip
     assert not again["changed"]
     assert again["id"] == made["id"]
     assert not run(check=True, **asked)["changed"]
+
+
+def test_what_a_device_has_written_beside_its_request_does_not_reach_aws(
+    iot: Any, run: Run, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    make = IoTBackend.create_certificate_from_csr
+
+    def signed(self: IoTBackend, csr: str, set_as_active: bool) -> Any:
+        sent.append(csr)
+        return make(self, csr, set_as_active)
+
+    monkeypatch.setattr(IoTBackend, "create_certificate_from_csr", signed)
+    run(**TO, request=f"{request(key)}{request(key, 'edge-0002')}")
+    assert [text.count("BEGIN") for text in sent] == [1]
+    assert "edge-0001" in x509.load_pem_x509_csr(sent[0].encode()).subject.rfc4514_string()
 
 
 @pytest.mark.parametrize("kind", ["request", "certificate"])
