@@ -55,7 +55,7 @@ def table(role: str) -> list[str]:
     for name, option in main["options"].items():
         kind = option["type"]
         if "choices" in option:
-            kind = ", ".join(f"`{choice}`" for choice in option["choices"])
+            kind = ", ".join(f"`{choice}`" for choice in option["choices"] if choice)
         elif kind == "list":
             kind = f"list of {option['elements']}"
         meaning = plain(str(option["description"]))

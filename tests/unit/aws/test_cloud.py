@@ -35,7 +35,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     # An account's endpoint is always the same; moto makes up a new one for each that asks.
     monkeypatch.setattr(IoTBackend, "describe_endpoint", functools.cache(IoTBackend.describe_endpoint))
     # AWS sees that a number is what it was; moto compares it with a text.
-    told = Stack.stack_parameters.fget
+    told = vars(Stack)["stack_parameters"].fget
     as_text = property(lambda stack: {name: str(value) for name, value in told(stack).items()})
     monkeypatch.setattr(Stack, "stack_parameters", as_text)
     # The type that AWS takes where none is said is that of a stack which is there.

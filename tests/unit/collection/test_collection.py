@@ -77,7 +77,8 @@ def test_archive_holds_what_a_control_node_runs(archive: Path, repository: Path)
         ),
     }
     assert {name for name in files if name.startswith("inventory/")} == {
-        "inventory/production.example/group_vars/all.yml",
+        "inventory/production.example/group_vars/all/aws.yml",
+        "inventory/production.example/group_vars/all/connection.yml",
         "inventory/production.example/group_vars/edge_devices.yml",
         "inventory/production.example/hosts.yml",
     }

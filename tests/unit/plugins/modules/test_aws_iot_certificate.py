@@ -175,6 +175,16 @@ def test_a_renewal_has_both_active(iot: Any, run: Run, key: ec.EllipticCurvePriv
     assert run(**TO, request=request(key), besides=[old["id"]])["id"] == new["id"]
 
 
+def test_an_active_certificate_answers_before_a_newer_one_that_is_not(
+    iot: Any, run: Run, key: ec.EllipticCurvePrivateKey
+) -> None:
+    old = run(**TO, request=request(key))
+    new = run(**TO, request=request(key), besides=[old["id"]], state="inactive")
+    assert run(**TO, request=request(key))["id"] == old["id"]
+    run(id=old["id"], state="inactive")
+    assert run(**TO, request=request(key))["id"] == new["id"]
+
+
 def test_a_thing_with_another_certificate_is_refused(
     iot: Any, run: Run, key: ec.EllipticCurvePrivateKey
 ) -> None:
