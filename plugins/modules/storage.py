@@ -62,15 +62,15 @@ def volatile_root() -> str:
     """Say what the root file system is if it is in memory."""
     mounts = [line.split() for line in (PROC / "self/mounts").read_text().splitlines()]
     kinds = {unescaped(where): kind for _source, where, kind, *_rest in mounts}
-    source, _where, kind, options = next(mount[:4] for mount in reversed(mounts) if mount[1] == "/")
+    kind, options = next(mount[2:4] for mount in reversed(mounts) if mount[1] == "/")
     if kind in MEMORY:
         return f"{kind} at /"
     if kind != "overlay":
         return ""
     upper = next((unescaped(one[9:]) for one in options.split(",") if one.startswith("upperdir=")), "")
     above = next((str(one) for one in Path(upper).parents if str(one) in kinds and str(one) != "/"), "")
-    # Where it lies is seen or else known; overlayroot can be told to use a disk.
-    in_memory = kinds[above] in MEMORY if above else source == "overlayroot" or upper.startswith(UPPER)
+    # Where it lies is seen, as overlayroot can be told to use a disk, or else known.
+    in_memory = kinds[above] in MEMORY if above else upper.startswith(UPPER)
     return f"overlay at / with its changes in {upper or 'memory'}" if in_memory else ""
 
 

@@ -114,15 +114,12 @@ def test_a_cloud_is_made_noted_and_left_alone(cloud: Cloud, inventory: Path) -> 
     assert found["fleet_thing_groups"] == ["edge-litestream"]
     assert boto3.client("sns", region_name=REGION).get_topic_attributes(TopicArn=found["fleet_topic"])
 
-    again = cloud()
-    assert again["rc"] == 0, again["text"]
-    assert not again["changed"], again["text"]
-    assert "The stack is as it was." in again["text"]
-    looked = cloud("--check")
-    assert (looked["rc"], looked["changed"]) == (0, False), looked["text"]
     # What is noted is what the next run goes by: nothing has to be said twice.
     (inventory / "group_vars/edge_devices.yml").unlink()
-    assert not cloud()["changed"]
+    for words in ([], ["--check"]):
+        again = cloud(*words)
+        assert (again["rc"], again["changed"]) == (0, False), again["text"]
+        assert "The stack is as it was." in again["text"]
 
 
 def test_a_change_is_shown_before_it_is_made(cloud: Cloud, inventory: Path) -> None:
@@ -149,23 +146,20 @@ def test_a_change_is_shown_before_it_is_made(cloud: Cloud, inventory: Path) -> N
     assert rules[0]["Id"] == "old-versions"
     assert rules[1]["Prefix"] == "edge-0001/sample.db/generations/"
     assert rules[1]["ExpirationInDays"] == 30
-    assert not cloud(*words)["changed"]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    "wrong",
     [
-        ({"fleet_bucket": "Example"}, "fleet_bucket is 'Example'"),
-        ({"fleet_bucket": ""}, "fleet_bucket is ''"),
-        ({"fleet_old_generations": ["/"]}, "fleet_old_generations is ['/']"),
-        ({"fleet_old_generations": ["edge-0001"]}, "fleet_old_generations is ['edge-0001']"),
-        ({"cloud_vars_file": "/tmp/aws.json"}, "cloud_vars_file is '/tmp/aws.json'"),  # noqa: S108
+        {"fleet_bucket": "Example", "fleet_old_generations": ["/"], "cloud_vars_file": "aws.json"},
+        {"fleet_bucket": "", "fleet_old_generations": ["edge-0001"]},
     ],
 )
-def test_a_wrong_value_is_refused_before_aws_is_asked(cloud: Cloud, wrong: dict[str, Any], said: str) -> None:
+def test_wrong_values_are_refused_before_aws_is_asked(cloud: Cloud, wrong: dict[str, Any]) -> None:
     done = cloud("-e", json.dumps(wrong))
     assert done["rc"] != 0
-    assert said in done["text"]
+    for name, value in wrong.items():
+        assert f"{name} is {value if isinstance(value, list) else repr(value)}" in done["text"]
     assert boto3.client("cloudformation", region_name=REGION).describe_stacks()["Stacks"] == []
 
 

@@ -22,6 +22,7 @@ from tests.unit.aws_iot import certificate
 ROOT = Path(__file__).resolve().parents[3]
 THING, OTHER, BUCKET, ROLE = "edge-0001", "edge-0002", "example-edge-backups", "fleet-role"
 ALIAS = "edge-litestream"
+State = tuple[str, list[str], list[str]]
 
 
 class Account:
@@ -75,7 +76,7 @@ class Account:
         )
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 
-    def state(self, thing: str = THING) -> tuple[str, list[str], list[str]]:
+    def state(self, thing: str = THING) -> State:
         """Status of its certificate, its groups, and the keys of the conditions in its policy."""
         told = self.iot.describe_certificate(certificateId=self.certificates[thing])
         groups = self.iot.list_thing_groups_for_thing(thingName=thing)["thingGroups"]
@@ -106,9 +107,9 @@ def account(tmp_path: Path) -> Iterator[Account]:
     server.stop()
 
 
-WELL = ("ACTIVE", ["canary"], [])
-LOST = ("INACTIVE", [], ["StringLike"])
-FOUND = ("ACTIVE", ["canary"], ["DateLessThan", "StringLike"])
+WELL: State = ("ACTIVE", ["canary"], [])
+LOST: State = ("INACTIVE", [], ["StringLike"])
+FOUND: State = ("ACTIVE", ["canary"], ["DateLessThan", "StringLike"])
 
 
 @pytest.mark.timeout(300)

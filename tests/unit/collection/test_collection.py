@@ -19,6 +19,7 @@ from experiment.installed import NAME, ROOT, Operator, build, tool
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.name != "common")
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("[a-z]*.py"))
+INVENTORIES = sorted(path.stem for path in (ROOT / "plugins/inventory").glob("[a-z]*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -132,20 +133,31 @@ def test_clone_and_installed_collection_have_the_same_tasks(operator: Operator) 
     assert installed.stdout.count("TAGS: [") > 50
 
 
-def test_preflight_of_the_installed_collection_refuses_a_bad_value(operator: Operator) -> None:
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("abacus", "value of pkcs11_profile must be one of"),
+        ("", "pkcs11_profile is not set for edge-0001: say where its key is"),
+    ],
+)
+def test_preflight_of_the_installed_collection_refuses_a_bad_value(
+    operator: Operator, profile: str, said: str
+) -> None:
     """In check mode, for the one device of this inventory is this machine."""
     done = operator.run(
         "ansible-playbook",
-        *("-i", "inventory", "--check", "-e", "pkcs11_profile=abacus"),
+        *("-i", "inventory", "--check", "-e", f"pkcs11_profile={profile}"),
         f"{NAME}.site",
     )
     assert done.returncode != 0
     text = " ".join((done.stdout + done.stderr).split())
-    assert "value of pkcs11_profile must be one of" in text, text
+    assert said in text, text
     assert "changed=0 unreachable=0 failed=1" in text, text
 
 
-@pytest.mark.parametrize(("kind", "names"), [("role", ROLES), ("module", MODULES)])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("role", ROLES), ("module", MODULES), ("inventory", INVENTORIES)]
+)
 def test_documentation_prints(operator: Operator, kind: str, names: list[str]) -> None:
     if not names:
         pytest.skip(f"there is no {kind}")
@@ -192,6 +204,22 @@ def test_requirements_name_the_version_that_the_tests_run(operator: Operator) ->
     found = {name: one["version"] for path in json.loads(done.stdout).values() for name, one in path.items()}
     (listed,) = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
     assert found[listed["name"]] == listed["version"]
+
+
+def test_without_aws_modules_a_fleet_whose_aws_side_is_made_by_hand_has_its_playbooks(
+    operator: Operator,
+) -> None:
+    """Ansible wants every module of a playbook there when it reads it; some do nothing but ask AWS."""
+    asking = {"cloud", "found", "lost", "replace"}
+    names = [f"{NAME}.{name}" for name in PLAYBOOKS if name not in asking]
+    operator.environment["ANSIBLE_COLLECTIONS_SCAN_SYS_PATH"] = "false"
+    try:
+        done = operator.run("ansible-playbook", "-i", "inventory", "--syntax-check", *names)
+        refused = operator.run("ansible-playbook", "-i", "inventory", "--syntax-check", f"{NAME}.cloud")
+    finally:
+        del operator.environment["ANSIBLE_COLLECTIONS_SCAN_SYS_PATH"]
+    assert done.returncode == 0, done.stderr
+    assert "amazon.aws.cloudformation" in refused.stderr
 
 
 def test_changelog_is_made_from_its_source(tmp_path: Path) -> None:

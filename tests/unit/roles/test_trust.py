@@ -26,7 +26,9 @@ FILES = sorted(
 # Modules that bring a file from a host to the control node, and what they bring: what a restore printed, the
 # certificate and the configuration in use; these go back to the same device alone.
 FROM_A_HOST = {"fetch", "slurp", "synchronize"}
-ALLOWED = {(name, "slurp") for name in ("restore.yml", "enroll.yml", "renew.yml", "current.yml")}
+ALLOWED = {
+    (name, "slurp") for name in ("restore.yml", "enroll.yml", "renew.yml", "replace.yml", "current.yml")
+}
 BUILDS = {"edge_rotator_bundle", "debian_build"}
 COMPILES = re.compile(r"\b(pip3?|gcc|g\+\+|cc|make|cmake|cython|setup\.py|git)\b")
 

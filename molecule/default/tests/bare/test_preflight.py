@@ -91,6 +91,18 @@ BAD = {
         {"device_identity_certificate": "{{ lab_fleet_ca_file }}"},
         ["device_identity_certificate", "does not match the key", "no such key yet", "playbooks/enroll.yml"],
     ),
+    "a token that nobody chose": (
+        {"pkcs11_profile": ""},
+        ["pkcs11_profile is not set for edge01", "'tpm2'", "'cryptoauthlib'", "'custom'", "'softhsm2'"],
+    ),
+    "a program for another machine": (
+        {
+            "litestream_source": "url",
+            "litestream_archive": "https://example.com/litestream-0.5.17-linux-armv7.tar.gz",
+            "litestream_archive_sha256": "0" * 64,
+        },
+        ["linux-armv7.tar.gz', a program for armv7", "edge01 is a x86_64"],
+    ),
     "a token that is root's": ({"pkcs11_user": "root"}, ["pkcs11_user is 'root'", "who is not root"]),
     "delivery that does not exist": ({"edge_rotator_delivery": "magic"}, ["edge_rotator_delivery", "magic"]),
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import Aws, Playbook, certificate, lab, newest_key, refused
+from conftest import WRITTEN, Aws, Playbook, certificate, lab, newest_key, refused
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from experiment import observe
 from experiment.phases import assert_lossless, wait_for
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(900)
 DEAD = "edge01"
 
 
@@ -22,17 +24,61 @@ class Replacement(NamedTuple):
     access_key: str
 
 
+def certificate_id(pem: str) -> str:
+    """Return the id by which AWS knows a certificate."""
+    return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+
+
+class Failure(NamedTuple):
+    """What is left of a replacement that failed, and what the old device was."""
+
+    old: Replacement
+    text: str
+    certificates: dict[str, str]
+    groups: int
+    attributes: dict[str, str]
+    kept: str
+    units: list[str]
+
+
 @pytest.fixture(scope="module")
-def replacement(aws: Aws, playbook: Playbook) -> Replacement:
-    """Put a bare machine in the place of a device whose rows are all in S3."""
+def failure(aws: Aws, playbook: Playbook) -> Failure:
+    """Put a bare machine in the place of a device whose rows are all in S3. At the restore, S3 is away."""
     observe.finish_replication(DEAD)
     (active,) = aws.active(DEAD)
-    before = Replacement(observe.rows(DEAD, observe.DATABASE).rows, active, newest_key(DEAD))
+    old = Replacement(observe.rows(DEAD, observe.DATABASE).rows, active, newest_key(DEAD))
     lab("down", DEAD)
     lab("up", DEAD)
+    observe.run(observe.CLOUD, "sudo systemctl stop edge-cloud-gate")
+    done = playbook("replace", f"--limit={DEAD}")
+    observe.run(observe.CLOUD, "sudo systemctl start edge-cloud-gate")
+    asked = "litestream.service sample-app.service edge-rotator.timer litestream.path"
+    units = observe.run(DEAD, f"systemctl is-active {asked}", check=False)
+    return Failure(
+        old,
+        done.text,
+        aws.certificates(DEAD),
+        len(aws.iot.list_thing_groups_for_thing(thingName=DEAD)["thingGroups"]),
+        aws.iot.describe_thing(thingName=DEAD)["attributes"],
+        (WRITTEN / f"certificates/{DEAD}.crt").read_text(),
+        units.split(),
+    )
+
+
+@pytest.fixture(scope="module")
+def replacement(playbook: Playbook, failure: Failure) -> Replacement:
+    """Run it again."""
     done = playbook("replace", f"--limit={DEAD}")
     assert done.code == 0, done.text
-    return before
+    return failure.old
+
+
+def test_what_fails_leaves_all_as_it_was(failure: Failure) -> None:
+    assert "What failed is 'The databases are those of the replica'" in failure.text
+    assert failure.certificates == {failure.old.certificate: "ACTIVE"}
+    assert (failure.groups, "lost" in failure.attributes) == (1, False)
+    assert certificate_id(failure.kept) == failure.old.certificate
+    assert failure.units == ["inactive"] * 4
 
 
 def test_it_has_the_only_active_certificate(host: Any, name: str, aws: Aws, replacement: Replacement) -> None:
