@@ -24,6 +24,8 @@ REGION = "eu-central-1"
 BUCKET = "test-edge-backups"
 KEYS = {"AWS_ACCESS_KEY_ID": "operator", "AWS_SECRET_ACCESS_KEY": "test"}
 
+# On a busy machine a play of a few modules that load boto3 takes its time.
+pytestmark = pytest.mark.timeout(900)
 Cloud = Callable[..., dict[str, Any]]
 
 
@@ -76,7 +78,7 @@ def cloud(server: str, inventory: Path) -> Cloud:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=300,
         )
         recap = done.stdout.partition("PLAY RECAP")[2]
         return {

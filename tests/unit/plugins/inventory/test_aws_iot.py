@@ -289,11 +289,11 @@ def test_the_graph_is_what_the_docs_show(tmp_path: Path, monkeypatch: pytest.Mon
         iot.add_thing_to_thing_group(thingGroupName="edge-litestream-canary", thingName="edge-0001")
         command = [sys.executable, "-m", "ansible", "inventory", "-i", str(inventory)]
         graph = subprocess.run(
-            [*command, "--graph"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+            [*command, "--graph"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=110
         )
         assert graph.stdout == shown[1]
         listed = subprocess.run(
-            [*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+            [*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=110
         )
     told = json.loads(listed.stdout)["_meta"]["hostvars"]["edge-0002"]["thing_attributes"]["ring"]
     assert told == {"__ansible_unsafe": "1"}, "data, to Ansible as well"
