@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import ssl
@@ -32,6 +31,7 @@ from edge_rotator import (
     rotation,
     s3,
     status,
+    systemd,
     timer,
     token,
 )
@@ -236,29 +236,19 @@ def _provider(config: Config, secret: str | None) -> str:
     return f"credentials for {lifetime:.0f} s, our clock is {-skew:+.0f} s off; nothing stored"
 
 
-def _output(command: list[str]) -> tuple[int, str]:
-    """Exit code and stdout of a command; 127 if there is none, 124 if it took too long."""
+def _succeeds(command: list[str]) -> bool:
+    """Whether a command ends with 0 within its time."""
     try:
-        done = subprocess.run(  # noqa: S603 (root's own configuration names the command)
+        return not subprocess.run(  # noqa: S603 (root's own configuration names the command)
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=_COMMAND_TIMEOUT,
             check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return 124, ""
-    except OSError:
-        return 127, ""
-    return done.returncode, done.stdout
-
-
-def _s3_ca(config: Config) -> str:
-    """Return the SSL_CERT_FILE that Litestream's unit sets, or nothing."""
-    _, text = _output(["/usr/bin/systemctl", "show", "--property=Environment", "--value", config.service])
-    found = re.search(r"(?:^|\s)SSL_CERT_FILE=(\S+)", text)
-    return found[1] if found else ""
+        ).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def _s3(config: Config) -> str:
@@ -269,7 +259,8 @@ def _s3(config: Config) -> str:
     clock, state = read_clock(), states.load(config.state_directory)
     held = state.remaining(clock) > 0 and os.path.exists(config.credentials_file)
     signs = hasattr(pycurl, "AWS_SIGV4")  # Debian 12's own pycurl (backend gnutls) does not
-    server = s3.S3(config, _s3_ca(config), delivery.read(config) if held and signs else None)
+    ca = systemd.environment(config.service, "SSL_CERT_FILE")
+    server = s3.S3(config, ca, delivery.read(config) if held and signs else None)
     for index, (bucket, path) in enumerate(config.replicas):
         if not server.credentials:
             answered, _ = server.request("GET", f"{bucket}/")
@@ -314,7 +305,7 @@ def _delivery(config: Config) -> str:
             raise RotatorError("restart_failed", f"{command[0]} cannot be run")
         return f"{command[0]} can be run"
     rest = [word for word in command[1:] if not word.startswith("-")]
-    if _output([command[0], "-n", "-l", *rest])[0]:
+    if not _succeeds([command[0], "-n", "-l", *rest]):
         raise RotatorError("restart_failed", f"sudo does not allow: {' '.join(rest)}")
     return f"sudo allows: {' '.join(rest)}"
 

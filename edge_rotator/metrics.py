@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edge_rotator import __version__, files, lock, replication, rotation, schedule, timer, token
+from edge_rotator import __version__, files, lock, replication, rotation, schedule, systemd, timer, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
@@ -140,7 +140,7 @@ def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> 
         return
     answer, why = replication.try_look(config.litestream_socket)
     table["litestream_up"].add(not why)
-    restarts = timer.restarts(config.service)
+    restarts = systemd.restarts(config.service)
     if restarts is not None:
         table["litestream_restarts_total"].add(restarts)
     problems = replication.problems(config, answer)

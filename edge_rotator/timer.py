@@ -7,6 +7,7 @@ import subprocess
 import time
 from typing import NamedTuple
 
+from edge_rotator import systemd
 from edge_rotator.lock import LIMIT
 
 TIMER, SERVICE = "edge-rotator.timer", "edge-rotator.service"
@@ -14,7 +15,6 @@ _PROPERTIES = (
     "LoadState,ActiveState,UnitFileState,Result,TimersMonotonic,ExecCondition,ExecMainStatus,"
     "ActiveEnterTimestampMonotonic,ConditionTimestampMonotonic"
 )
-_TIMEOUT = 10.0  # s
 _SECONDS = {"h": 3600, "min": 60, "s": 1}
 _LONGEST_TICK = 14400  # s; a third of the longest life time
 _SYSTEMDS_OWN = range(200, 256)  # exit codes of what it could not even start, such as 243/CREDENTIALS
@@ -30,42 +30,13 @@ class Ticks(NamedTuple):
     detail: str
 
 
-def show(properties: str, *units: str) -> str:
-    """Return what systemd says of units. Raises OSError or SubprocessError where it does not answer."""
-    return subprocess.run(  # noqa: S603 (the configuration is root's)
-        ["/usr/bin/systemctl", "show", f"--property={properties}", *units],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        check=True,
-    ).stdout
-
-
-def restarts(service: str) -> int | None:
-    """How often systemd has started a service again by itself; None where it does not say."""
-    try:
-        return int(show("NRestarts", service).partition("=")[2])
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-
-
 def look() -> Ticks:
     """Ask systemd."""
     try:
-        timer, service = (_unit(block) for block in show(_PROPERTIES, TIMER, SERVICE).strip().split("\n\n"))
+        timer, service = systemd.show(_PROPERTIES, TIMER, SERVICE)
         return _judge(timer, service, time.monotonic())
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as exc:
         return Ticks(False, True, None, "", f"systemctl show {TIMER}: {type(exc).__name__}")
-
-
-def _unit(block: str) -> dict[str, str]:
-    """Properties by name; those of a timer's several triggers become one text."""
-    found: dict[str, str] = {}
-    for line in block.splitlines():
-        name, _, value = line.partition("=")
-        found[name] = f"{found[name]} {value}" if name in found else value
-    return found
 
 
 def _judge(timer: dict[str, str], service: dict[str, str], now: float) -> Ticks:

@@ -22,7 +22,7 @@ from faultserver import Handler
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor, replication
+from edge_rotator import clock, doctor, replication, systemd
 from edge_rotator import config as configuration
 from edge_rotator.errors import FORCE, KINDS, RotatorError
 
@@ -314,7 +314,7 @@ def bucket(
     assert local.tick() == 0
     # The device's boot clock is the test's own: this machine may be up for longer than credentials live.
     monkeypatch.setattr(doctor, "read_clock", lambda: clock.Clock(time.time(), 1000.0))
-    monkeypatch.setattr(doctor, "_output", lambda command: (0, f"A=x SSL_CERT_FILE={pki[0].path}\n"))
+    monkeypatch.setattr(systemd, "show", lambda *_: [{"Environment": f"A=x SSL_CERT_FILE={pki[0].path}"}])
     config.replicas = [[f"https://{local.server.endpoint}/bucket", "edge01/app.db"]]
     config.databases, config.sync_interval = ["/db0"], 0
     monkeypatch.setattr(replication, "_SLACK", 0.0)
@@ -362,7 +362,7 @@ def test_s3_without_credentials(
     Path(config.credentials_file).unlink()
     bucket.refused = "GET"
     assert "proved itself and answers 403; there are no valid credentials" in doctor._s3(config)
-    monkeypatch.setattr(doctor, "_output", lambda command: (1, ""))
+    monkeypatch.setattr(systemd, "show", lambda *_: [{}])
     assert kind(lambda: doctor._s3(config)) == "tls_server_untrusted"
     config.replicas = [["https://localhost:1/bucket", "edge01/app.db"]]
     assert kind(lambda: doctor._s3(config)) == "connect"
@@ -410,9 +410,10 @@ def test_what_is_no_tls() -> None:
 
 def test_commands_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_COMMAND_TIMEOUT", 0.2)
-    assert doctor._output(["/bin/echo", "x"]) == (0, "x\n")
-    assert doctor._output(["/bin/sleep", "9"]) == (124, "")
-    assert doctor._output(["/nowhere"]) == (127, "")
+    assert doctor._succeeds(["/bin/true"])
+    assert not doctor._succeeds(["/bin/false"])
+    assert not doctor._succeeds(["/bin/sleep", "9"])
+    assert not doctor._succeeds(["/nowhere"])
 
 
 @pytest.mark.parametrize(

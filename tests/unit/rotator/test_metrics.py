@@ -13,7 +13,7 @@ from conftest import ROOT, Device, Time
 from test_doctor import control_socket, listing
 from tokens import need
 
-from edge_rotator import __version__, timer
+from edge_rotator import __version__, systemd
 from edge_rotator.metrics import Metric
 
 RULES = ROOT / "files"
@@ -59,7 +59,7 @@ def test_names_pass_promtool(local: Device, file: Path, tmp_path: Path) -> None:
 def test_after_a_rotation(
     local: Device, file: Path, world: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timer, "restarts", lambda service: 2)
+    monkeypatch.setattr(systemd, "restarts", lambda service: 2)
     with control_socket(tmp_path / "s", listing(3.0, None)) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
@@ -147,7 +147,10 @@ def test_alerts() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alerts_name_only_metrics_there_are(local: Device, file: Path, tmp_path: Path) -> None:
+def test_alerts_name_only_metrics_there_are(
+    monkeypatch: pytest.MonkeyPatch, local: Device, file: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(systemd, "restarts", lambda service: 0)
     with control_socket(tmp_path / "s", listing(3.0)) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0

@@ -14,7 +14,7 @@ from test_metrics import samples
 from test_status import ask, screen
 
 from edge_rotator import config as configuration
-from edge_rotator import doctor, timer
+from edge_rotator import doctor, systemd, timer
 from edge_rotator.doctor import SkippedError
 from edge_rotator.timer import Ticks
 
@@ -300,5 +300,31 @@ def test_a_login_that_was_never_made_is_not_counted(device: Device) -> None:
 
 @pytest.mark.parametrize(("said", "count"), [("NRestarts=3\n", 3), ("NRestarts=\n", None), ("", None)])
 def test_restarts_by_systemd_itself(monkeypatch: pytest.MonkeyPatch, said: str, count: int | None) -> None:
-    monkeypatch.setattr(timer, "show", lambda *_: said)
-    assert timer.restarts("litestream.service") == count
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
+    assert systemd.restarts("litestream.service") == count
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [
+        ("Environment=A=x SSL_CERT_FILE=/etc/ca.pem B=y\n", "/etc/ca.pem"),
+        ("Environment=SSL_CERT_FILE=/etc/ca.pem\n", "/etc/ca.pem"),
+        ("Environment=NO_SSL_CERT_FILE=/etc/ca.pem\n", ""),
+        ("Environment=\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_variable_of_a_units_environment(monkeypatch: pytest.MonkeyPatch, said: str, value: str) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
+    assert systemd.environment("litestream.service", "SSL_CERT_FILE") == value
+
+
+def test_a_systemd_that_does_not_answer_has_no_restarts_and_no_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("systemctl", 10)
+
+    monkeypatch.setattr(subprocess, "run", silent)
+    assert systemd.restarts("litestream.service") is None
+    assert systemd.environment("litestream.service", "SSL_CERT_FILE") == ""
