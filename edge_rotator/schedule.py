@@ -110,8 +110,7 @@ def backoff(kind: str, count: int, lifetime: float, retry_after: float | None, j
     else:
         return 0.0
     # What the provider asks for is the same for all, so it must not swallow what is drawn.
-    shortest = max(shortest, retry_after or 0.0)
-    return min(shortest + drawn * jitter, MAX_RETRY_AFTER)
+    return max(shortest, min(retry_after or 0.0, MAX_RETRY_AFTER - drawn)) + drawn * jitter
 
 
 def stepped(state: State, clock: Clock) -> float:

@@ -204,7 +204,8 @@ def test_usable(lifetime: float, margin: float, expected: float) -> None:
         ("dns", 1, 900, 90.0, 0, 90),
         ("dns", 1, 900, 90.0, 0.5, 105),
         ("throttled", 5, 900, 1800.0, 1, 2250),
-        ("dns", 1, 900, 3600.0, 0, 3600),
+        ("dns", 1, 900, 3500.0, 0, 3500),
+        ("dns", 1, 900, 9999.0, 0, 3570),
         ("dns", 1, 900, 9999.0, 1, 3600),
         ("policy_denied", 1, 15, None, 0, 900),
         ("policy_denied", 7, 900, None, 1, 990),
@@ -230,7 +231,7 @@ def test_transient_starts_within_a_minute(kind: str) -> None:
     assert [schedule.backoff(kind, 1, 900, None, drawn) for drawn in (0, 1)] == [30, 60]
 
 
-@pytest.mark.parametrize("asked", [None, 60.0, 600.0, 1800.0])
+@pytest.mark.parametrize("asked", [None, 60.0, 600.0, 1800.0, 3600.0, 86400.0])
 def test_a_fleet_that_was_refused_together_does_not_ask_again_together(asked: float | None) -> None:
     """Whatever the provider asks for; the tick, a minute, must not swallow what is drawn."""
     draws = [byte / 256 for byte in range(256)]
