@@ -43,15 +43,15 @@ class Failure(NamedTuple):
 
 @pytest.fixture(scope="module")
 def failure(aws: Aws, playbook: Playbook) -> Failure:
-    """Put a bare machine in the place of a device whose rows are all in S3. At the restore, S3 is away."""
+    """Put a bare machine in the place of a device whose rows are all in S3. The provider is away."""
     observe.finish_replication(DEAD)
     (active,) = aws.active(DEAD)
     old = Replacement(observe.rows(DEAD, observe.DATABASE).rows, active, newest_key(DEAD))
     lab("down", DEAD)
     lab("up", DEAD)
-    observe.run(observe.CLOUD, "sudo systemctl stop edge-cloud-gate")
+    observe.run(observe.CLOUD, "sudo systemctl stop edge-cloud-provider")
     done = playbook("replace", f"--limit={DEAD}")
-    observe.run(observe.CLOUD, "sudo systemctl start edge-cloud-gate")
+    observe.run(observe.CLOUD, "sudo systemctl start edge-cloud-provider")
     asked = "litestream.service sample-app.service edge-rotator.timer litestream.path"
     units = observe.run(DEAD, f"systemctl is-active {asked}", check=False)
     return Failure(
@@ -74,7 +74,7 @@ def replacement(playbook: Playbook, failure: Failure) -> Replacement:
 
 
 def test_what_fails_leaves_all_as_it_was(failure: Failure) -> None:
-    assert "What failed is 'The databases are those of the replica'" in failure.text
+    assert "What failed is 'It earns credentials'" in failure.text
     assert failure.certificates == {failure.old.certificate: "ACTIVE"}
     assert (failure.groups, "lost" in failure.attributes) == (1, False)
     assert certificate_id(failure.kept) == failure.old.certificate
