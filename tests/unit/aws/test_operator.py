@@ -68,3 +68,19 @@ def test_the_policy_grants_what_the_modules_ask_for() -> None:
 
 def test_the_policy_grants_what_the_modules_for_buckets_document() -> None:
     assert granted("s3") == set().union(*(re.findall(r"C\((s3:\w+)\)", path.read_text()) for path in BUCKETS))
+
+
+def test_policies_are_put_into_a_role_with_the_fleets_boundary_alone() -> None:
+    """Else who closes a prefix could give a device, and so himself, any right of the account."""
+    policy = json.loads((ROOT / "files/aws-operator-policy.json").read_text())
+    resources = yaml.safe_load((ROOT / "files/aws-fleet.yaml").read_text())["Resources"]
+    boundary = resources["Role"]["Properties"]["PermissionsBoundary"]["Ref"]
+    assert resources[boundary]["Type"] == "AWS::IAM::ManagedPolicy"
+    for statement in policy["Statement"]:
+        if BY_COLLECTIONS & set(statement["Action"]):
+            # CloudFormation names what has no name STACK-RESOURCE-RANDOM.
+            assert statement["Resource"] == "arn:aws:iam::*:role/edge-litestream-Role-*"
+            wanted = {"iam:PermissionsBoundary": f"arn:aws:iam::*:policy/edge-litestream-{boundary}-*"}
+            assert statement["Condition"] == {"StringLike": wanted}
+    bounded = {"iam:CreatePolicy", "iam:CreatePolicyVersion", "iam:DeleteRolePermissionsBoundary"}
+    assert not granted("iam") & (bounded | {"iam:PutRolePermissionsBoundary", "iam:SetDefaultPolicyVersion"})
