@@ -12,12 +12,11 @@ from typing import Any
 
 import boto3
 import pytest
-import requests
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
-from moto.server import ThreadedMotoServer
 
 from tests.unit.aws_iot import certificate
+from tests.unit.aws_server import aws
 
 ROOT = Path(__file__).resolve().parents[3]
 THING, OTHER, BUCKET, ROLE = "edge-0001", "edge-0002", "example-edge-backups", "fleet-role"
@@ -98,14 +97,8 @@ class Account:
 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[Account]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    # What another test has left in this process.
-    requests.post(f"{url}/moto-api/reset", timeout=30)
-    yield Account(tmp_path, url)
-    server.stop()
+    with aws() as url:
+        yield Account(tmp_path, url)
 
 
 WELL: State = ("ACTIVE", ["canary"], [])
@@ -183,18 +176,29 @@ def test_settings_are_taken_from_the_devices(account: Account, tmp_path: Path) -
     """Where the inventory does not say them for everybody."""
     inventory = tmp_path / "hosts.yml"
     device = {"edge_rotator_role_alias": ALIAS, "edge_rotator_region": "eu-central-1", "fleet_bucket": BUCKET}
-    listed = {"edge_devices": {"hosts": {THING: None}, "vars": device}}
+    other = {name: "another" for name in device}
+    hosts = {"edge-0000": other, "first": {"edge_rotator_thing_name": THING}}
+    listed = {"edge_devices": {"hosts": hosts, "vars": device}}
     inventory.write_text(yaml.safe_dump(listed))
     del account.environment["AWS_DEFAULT_REGION"]
     told = {"thing": THING}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), f"--inventory={inventory}"]
-    done = subprocess.run(
-        [*command, f"--extra-vars={json.dumps(told)}", str(ROOT / "playbooks/lost.yml")],
-        env={**os.environ, **account.environment, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command += [f"--extra-vars={json.dumps(told)}", str(ROOT / "playbooks/lost.yml")]
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *options],
+            env={**os.environ, **account.environment, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    limited = run("--limit=first")
+    assert limited.returncode != 0
+    assert "--limit is 'first': leave it out" in limited.stdout
+    assert account.state() == WELL
+    done = run()
     assert done.returncode == 0, done.stdout + done.stderr
     assert account.state() == LOST

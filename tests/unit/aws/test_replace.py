@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.aws.test_lost import THING, WELL, Account, account
+from tests.unit.aws.test_lost import OTHER, THING, WELL, Account, account
 
 __all__ = ["account"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,11 +42,12 @@ def test_nothing_runs_between_the_hold_and_the_restore() -> None:
 
     sequence = [
         *("Neither application nor Litestream runs, or starts", "The new device is ready"),
-        *("Old certificates are inactive, and what they earned is refused", "The new certificate is active"),
+        *("Old certificates are inactive, and the prefix is closed", "The new certificate is active"),
+        *("AWS knows everywhere that the old ones are inactive", "The prefix is open to credentials from now on"),
         *("It earns credentials", "The databases are those of the replica", "They are all there"),
         *("Application and Litestream may start", "They run", "The device is well"),
         *("Application and Litestream do not run", "The new certificate is gone"),
-        *("Old certificates are deleted", "The replacement is over"),
+        *("The thing is in its groups, and not lost any more", "The device knows it"),
     ]
     assert [at(name) for name in sequence] == sorted(at(name) for name in sequence)
     held, restored = at(sequence[0]), at("They are all there")
@@ -60,10 +61,16 @@ def test_what_is_wrong_is_told_before_anything_changes(account: Account, tmp_pat
         ([], {}, "name the new device with --limit, one at a time"),
         (["--limit=edge_devices"], {}, "name the new device with --limit, one at a time"),
         (["--limit=edge-0003"], {}, "AWS IoT has no thing ''edge-0003''"),
+        ([f"--limit={THING}"], {}, f"{THING} is not lost, and its device would get no credentials any more"),
+        ([f"--limit={THING}"], {"replace_alive": OTHER}, f"{THING} is not lost"),
         ([f"--limit={THING}"], {"fleet_bucket": ""}, "fleet_bucket or edge_rotator_role_alias is not set"),
     ):
         code, said = account.play("replace", "--inventory=hosts.yml", *limit, **known)
         assert code != 0
         assert word in said, said
         assert "changed=0" in said
+    (tmp_path / "hosts.yml").write_text(HOSTS.replace("edge-0003:", f"edge-0003: {{edge_rotator_thing_name: {THING}}}"))
+    code, said = account.play("replace", "--inventory=hosts.yml", "--limit=edge-0003", replace_alive=THING)
+    assert code != 0
+    assert "edge_rotator_thing_name is the same on more than one host" in said, said
     assert account.state() == WELL

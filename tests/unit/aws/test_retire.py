@@ -65,9 +65,7 @@ def test_a_device_that_cannot_be_reached_loses_its_aws_side(
     assert left == [account.certificates[OTHER]]
     assert account.state(OTHER) == WELL
     policy = account.iam.get_role_policy(RoleName=ROLE, PolicyName=f"lost-{THING}")["PolicyDocument"]
-    assert all("aws:TokenIssueTime" in json.dumps(entry) for entry in policy["Statement"]), (
-        "a name can be had again"
-    )
+    assert "aws:TokenIssueTime" not in json.dumps(policy), "for some seconds its certificate may still earn new ones"
     assert objects(s3) == [f"{THING}/app.db/1", f"{OTHER}/app.db/1"], "the replica stays"
 
     code, said = retire(account, tmp_path)
