@@ -178,7 +178,8 @@ ATTRIBUTE = "lost"
 ATTRIBUTE_CHARACTERS = 800  # what AWS IoT takes as an attribute's value
 POLICY_CHARACTERS = 10240  # of all inline policies of a role, blanks not counted
 LONGEST = datetime.timedelta(hours=12)  # what a role alias can give credentials at most
-ISO, COMPACT = "%Y-%m-%dT%H:%M:%SZ", "%Y%m%dT%H%M%SZ"
+ISO = "%Y-%m-%dT%H:%M:%SZ"
+COMPACT = "%Y%m%dT%H%M%SZ"
 PREFIX = "lost-"
 
 
