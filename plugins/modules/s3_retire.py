@@ -199,7 +199,7 @@ class Prefix:
                     raise aws.AwsError(
                         f"{len(failed)} of {len(found)} versions cannot be deleted, the first: "
                         f"{failed[0]['Key']}: {failed[0]['Message']}. Object Lock keeps them, or your AWS "
-                        "credentials lack the right to s3:DeleteObjectVersion; what is left, the next run deletes"
+                        "credentials lack the right to s3:DeleteObjectVersion; the next run goes on"
                     )
                 number += len(found)
         if number:
