@@ -70,7 +70,7 @@ Playbook = Callable[..., Played]
 
 @pytest.fixture(scope="session")
 def playbook() -> Playbook:
-    """Return how to run a playbook as an operator does, with further words; it has to end in 5 minutes."""
+    """Return how to run a playbook as an operator does, with further words; it has to end in 10 minutes."""
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     inventories = [f"--inventory={each}" for each in INVENTORIES]
     environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
@@ -78,7 +78,7 @@ def playbook() -> Playbook:
     def run(name: str, *words: str) -> Played:
         command = [program, *inventories, f"playbooks/{name}.yml", *words]
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
         )
         return Played(done.returncode, " ".join((done.stdout + done.stderr).split()))
 

@@ -11,7 +11,7 @@ from conftest import WRITTEN, Aws, Playbook, certificate, newest_key
 from experiment import observe
 from experiment.phases import Played, assert_lossless, wait_for
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from conftest import Aws, Playbook, certificate, newest_key, refused
 from experiment import observe
 from experiment.phases import assert_lossless, wait_for
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 FOUND = "edge01"
 
 

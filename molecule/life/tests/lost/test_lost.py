@@ -10,7 +10,7 @@ from conftest import Aws, Playbook, newest_key, refused
 from experiment import observe
 from experiment.phases import wait_for
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 LOST, OTHER = "edge01", "edge02"
 
 

@@ -13,7 +13,7 @@ from conftest import WRITTEN, Aws, Playbook, certificate, newest_key
 from experiment import observe
 from experiment.phases import assert_lossless, wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 SAME_KEY, NEW_KEY = "edge01", "edge02"
 FORCE = "--extra-vars=renew_force=true"
 IDENTITY = "/etc/edge-identity"

@@ -11,7 +11,7 @@ from conftest import BUCKET, Aws, Playbook, lab, newest_key, refused
 from experiment import observe
 from experiment.phases import wait_for
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 # One that is there and one that is not.
 THERE, AWAY = "edge01", "edge02"
 
