@@ -187,20 +187,21 @@ class Prefix:
 
     def delete(self) -> int:
         """Delete every version and delete marker."""
-        number = 0
-        for page in self.s3.get_paginator("list_object_versions").paginate(**self.asked()):
-            found = page.get("Versions", []) + page.get("DeleteMarkers", [])
-            number += len(found)
-            objects = [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in found]
-            if not objects or self.dry:
-                continue
-            done = self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
-            if failed := done.get("Errors", []):
-                raise aws.AwsError(
-                    f"{len(failed)} of {len(objects)} versions cannot be deleted, the first: "
-                    f"{failed[0]['Key']}: {failed[0]['Message']}. Object Lock keeps them, or your AWS "
-                    "credentials lack the right to s3:DeleteObjectVersion; what is left, the next run deletes"
-                )
+        if self.dry:
+            pages = self.s3.get_paginator("list_object_versions").paginate(**self.asked())
+            number = sum(len(versions(page)) for page in pages)
+        else:
+            number = 0
+            # From the beginning each time: where a listing goes on is told by an entry that is gone by then.
+            while found := versions(self.s3.list_object_versions(**self.asked())):
+                done = self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": found, "Quiet": True})
+                if failed := done.get("Errors", []):
+                    raise aws.AwsError(
+                        f"{len(failed)} of {len(found)} versions cannot be deleted, the first: "
+                        f"{failed[0]['Key']}: {failed[0]['Message']}. Object Lock keeps them, or your AWS "
+                        "credentials lack the right to s3:DeleteObjectVersion; the next run goes on"
+                    )
+                number += len(found)
         if number:
             self.changes.append(f"{number} versions deleted")
         return number
@@ -208,6 +209,12 @@ class Prefix:
     def asked(self) -> dict[str, str]:
         """Name bucket and prefix, for a listing."""
         return {"Bucket": self.bucket, "Prefix": self.prefix}
+
+
+def versions(page: dict[str, Any]) -> list[dict[str, str]]:
+    """Name the versions and delete markers of one answer, as a deletion wants them."""
+    found = page.get("Versions", []) + page.get("DeleteMarkers", [])
+    return [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in found]
 
 
 def modern(rule: dict[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,14 @@ def test_everything_is_deleted_below_the_prefix_alone(s3: Any, run: Run) -> None
         assert not run(**ASKED, state=state)["changed"], "nothing is there"
 
 
+def test_more_than_one_answer_holds_is_deleted(s3: Any, run: Run) -> None:
+    for number in range(1001):
+        s3.put_object(Bucket=BUCKET, Key=f"{PREFIX}many/{number}", Body=b"x")
+    assert run(check=True, **ASKED, state="delete")["objects"] == 1006
+    assert run(**ASKED, state="delete")["objects"] == 1006
+    assert (versions(s3, PREFIX), versions(s3, OTHER)) == (0, 5)
+
+
 def test_what_is_locked_is_told(s3: Any, run: Run) -> None:
     s3.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
