@@ -74,7 +74,10 @@ def test_no_policy_that_is_put_into_the_role_goes_beyond_the_bucket(stack: None)
     arn = role["PermissionsBoundary"]["PermissionsBoundaryArn"]
     version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
     document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
-    most = [{**one, "Action": [one["Action"]]} if isinstance(one["Action"], str) else one for one in statements(document)]
+    most = [
+        {**one, "Action": [one["Action"]]} if isinstance(one["Action"], str) else one
+        for one in statements(document)
+    ]
     inline = role_statements()
     for one, own in zip(most, inline, strict=True):
         assert one["Effect"] == "Allow"
