@@ -278,8 +278,8 @@ class Certificates:
             raise aws.AwsError(
                 f"thing '{self.thing}' has {left}. For a device that takes the name over, run "
                 "playbooks/replace.yml, which restores the database; if the thing was retired, first run "
-                f"aws iot create-thing --thing-name {self.thing}. If this device is to replicate over what is "
-                f"there, say -e enroll_over={self.thing}"
+                f"aws iot create-thing --thing-name {self.thing}. If this device is to replicate over what "
+                f"is there, say -e enroll_over={self.thing}"
             )
 
     def things(self, arn: str) -> list[str]:
