@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_a_certificate_of_the_new_key_gets_its_configuration(
         "pkcs11_key_label": "device-key-2",
         "pkcs11_user": "root",
         "__edge_rotator_current_key": "device-key",
-        "__edge_rotator_current": {"content": "{{ '" + OLD.strip() + "\\n' | b64encode }}"},
+        "__edge_rotator_current": {"content": base64.b64encode(OLD.encode()).decode()},
         "__device_identity_key": {"certificate": certificate},
     }
     told = {"ansible.builtin.assert": {"that": "__renew_rekeyed == " + str(rekeyed).lower()}}
