@@ -16,12 +16,15 @@ description:
     again. It is inactive and attached to nothing.
   - Refuses a thing that has another active certificate, a certificate of another thing or another account,
     and one that was revoked.
+  - Makes and registers no first certificate over what another device has left, unless told O(over), a
+    certificate with another key or objects in O(bucket) below the thing's name. A new device would begin with
+    an empty database there.
   - Changes nothing where thing or policy do not exist.
   - Needs the rights C(iot:ListThingPrincipals), C(iot:ListPrincipalThings), C(iot:ListAttachedPolicies),
     C(iot:GetPolicy), C(iot:DescribeCertificate), C(iot:CreateCertificateFromCsr),
     C(iot:RegisterCertificateWithoutCA), C(iot:AttachThingPrincipal), C(iot:AttachPolicy),
     C(iot:UpdateCertificate), and to remove one C(iot:DetachPolicy), C(iot:DetachThingPrincipal) and
-    C(iot:DeleteCertificate).
+    C(iot:DeleteCertificate), and for O(bucket) C(s3:ListBucket).
 requirements:
   - boto3
   - cryptography
@@ -57,6 +60,15 @@ options:
     type: list
     elements: str
     default: []
+  bucket:
+    description:
+      - Bucket of the replicas, in which nothing may be below the thing's name yet; empty looks nowhere.
+    type: str
+    default: ""
+  over:
+    description: Whether a first certificate is made over what another device has left.
+    type: bool
+    default: false
   region:
     description: AWS region, where the AWS SDK does not know it otherwise.
     type: str
@@ -162,6 +174,7 @@ class Certificates:
     def __init__(self, module: AnsibleModule) -> None:
         self.params, self.dry = module.params, module.check_mode
         self.iot = aws.client(module, "iot")
+        self.s3 = aws.client(module, "s3") if module.params["bucket"] else None
         self.thing: str = module.params["thing"]
         self.policy: str = module.params["policy"]
         self.changes: list[str] = []
@@ -215,7 +228,8 @@ class Certificates:
             raise aws.AwsError(
                 f"certificate {aws.fingerprint(read)} was signed by AWS IoT, but not in this account "
                 "and region: it is of another account or region, or was deleted. Look at AWS_PROFILE and the "
-                "region, or have the request signed here"
+                "region; to have the request signed here, remove the file that device_identity_certificate "
+                "names"
             )
         return found
 
@@ -245,6 +259,27 @@ class Certificates:
                 f"(made {others[0]['created'][:10]}). If the device is the same and gets a new certificate, "
                 "run playbooks/renew.yml; if it is another device that takes the name, run "
                 "playbooks/replace.yml; if it is a second device of one name, give it a name of its own"
+            )
+
+    def refuse_over(self, key: bytes, attached: list[dict[str, Any]]) -> None:
+        """Refuse a first certificate where another device has left one with its key, or a replica."""
+        if self.params["over"] or self.params["state"] != "active":
+            return
+        others = [
+            one["id"]
+            for one in attached
+            if one["id"] not in self.params["besides"]
+            and aws.public_key(aws.read_certificate(one["certificate"])) != key
+        ]
+        bucket, prefix = self.params["bucket"], f"{self.thing}/"
+        replica = self.s3 and self.s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)["KeyCount"]
+        if others or replica:
+            left = f"the certificate {others[0]} of another key" if others else f"a replica in {bucket}"
+            raise aws.AwsError(
+                f"thing '{self.thing}' has {left}. For a device that takes the name over, run "
+                "playbooks/replace.yml, which restores the database; if the thing was retired, first run "
+                f"aws iot create-thing --thing-name {self.thing}. If this device is to replicate over what "
+                f"is there, say -e enroll_over={self.thing}"
             )
 
     def things(self, arn: str) -> list[str]:
@@ -296,6 +331,10 @@ class Certificates:
                     "it was deleted, or it is of another account; look at AWS_PROFILE and the region"
                 )
         self.refuse(found or {}, attached)
+        if not found and self.thing:
+            read = x509.load_pem_x509_csr if self.params["request"] else x509.load_pem_x509_certificate
+            given = self.params["request"] or self.params["certificate"]
+            self.refuse_over(aws.public_key(read(given.encode())), attached)
         known = self.made(found)
         if self.thing:
             if known["id"] not in [one["id"] for one in attached]:
@@ -392,6 +431,8 @@ def main() -> None:
             "id": {"type": "str"},
             "state": {"type": "str", "choices": ["active", "inactive", "absent"], "default": "active"},
             "besides": {"type": "list", "elements": "str", "default": []},
+            "bucket": {"type": "str", "default": ""},
+            "over": {"type": "bool", "default": False},
             **aws.ARGUMENTS,
         },
         required_one_of=[sources],

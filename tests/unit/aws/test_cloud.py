@@ -116,6 +116,19 @@ def test_a_cloud_is_made_noted_and_left_alone(cloud: Cloud, inventory: Path) -> 
     assert found["fleet_thing_groups"] == ["edge-litestream"]
     assert boto3.client("sns", region_name=REGION).get_topic_attributes(TopicArn=found["fleet_topic"])
 
+    # Neither stack nor what every device depends on goes by mistake.
+    stacks = boto3.client("cloudformation", region_name=REGION)
+    assert stacks.describe_stacks()["Stacks"][0]["EnableTerminationProtection"]
+    rules = json.loads(stacks.get_stack_policy(StackName="edge-litestream")["StackPolicyBody"])["Statement"]
+    kept = {one for rule in rules if rule["Effect"] == "Deny" for one in rule["Resource"]}
+    assert kept == {f"LogicalResourceId/{one}" for one in ("Bucket", "Role", "RoleAlias")}
+    wrong = {"fleet_bucket": "another-bucket", "edge_rotator_role_alias": "another"}
+    refused = cloud("-e", json.dumps(wrong))
+    assert refused["rc"] != 0
+    for name, value in wrong.items():
+        assert f"{name} is '{value}'" in refused["text"], refused["text"]
+    assert (noted(inventory), len(stacks.describe_stacks()["Stacks"])) == (found, 1)
+
     # What is noted is what the next run goes by: nothing has to be said twice.
     (inventory / "group_vars/edge_devices.yml").unlink()
     for words in ([], ["--check"]):

@@ -70,11 +70,15 @@ def test_the_alias_leads_to_a_role_that_only_the_provider_may_assume(stack: None
 
 def test_no_policy_that_is_put_into_the_role_goes_beyond_the_bucket(stack: None) -> None:
     """The boundary allows what the role's own policy does, and nothing outside the fleet's bucket."""
-    iam, role = boto3.client("iam"), the_role()
+    iam = boto3.client("iam")
+    role = iam.get_role(RoleName=the_role()["RoleName"])["Role"]
     arn = role["PermissionsBoundary"]["PermissionsBoundaryArn"]
     version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
     document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
-    most = [{**one, "Action": [one["Action"]]} if isinstance(one["Action"], str) else one for one in statements(document)]
+    most = [
+        {**one, "Action": [one["Action"]]} if isinstance(one["Action"], str) else one
+        for one in statements(document)
+    ]
     inline = role_statements()
     for one, own in zip(most, inline, strict=True):
         assert one["Effect"] == "Allow"

@@ -215,7 +215,36 @@ def test_a_thing_with_another_certificate_is_refused(
                 assert word in done["msg"]
     assert state(iot) == [ALL_THERE]
     iot.update_certificate(certificateId=first["id"], newStatus="INACTIVE")
-    assert run(**TO, request=request(other))["changed"], "an inactive one is no obstacle"
+    assert run(**TO, request=request(other), over=True)["changed"]
+
+
+@pytest.mark.parametrize("kind", ["request", "certificate"])
+@pytest.mark.parametrize("left", ["certificate", "replica"])
+def test_a_first_certificate_is_not_made_over_what_another_device_has_left(
+    left: str, kind: str, iot: Any, run: Run, key: ec.EllipticCurvePrivateKey
+) -> None:
+    s3 = boto3.client("s3", region_name="us-east-1")
+    s3.create_bucket(Bucket="example-edge-backups")
+    # The prefix of a thing whose name begins like this one's is nobody's business.
+    s3.put_object(Bucket="example-edge-backups", Key=f"{THING}2/sample.db/0000/1.ltx")
+    asked = {**TO, **source(kind, key), "bucket": "example-edge-backups"}
+    assert run(check=True, **asked)["changes"]
+    if left == "replica":
+        s3.put_object(Bucket="example-edge-backups", Key=f"{THING}/sample.db/0000/1.ltx")
+        word = "a replica in example-edge-backups"
+    else:
+        old = run(**TO, request=request(ec.generate_private_key(ec.SECP256R1())), state="inactive")
+        word = f"the certificate {old['id']} of another key"
+    before = state(iot)
+    for check in (True, False):
+        refused = run(check=check, **asked)
+        assert f"thing '{THING}' has {word}" in refused["msg"]
+        assert "playbooks/replace.yml" in refused["msg"]
+    assert state(iot) == before
+    made = run(**asked, over=True)
+    assert made["status"] == "ACTIVE"
+    # Its own replica and certificate are in nobody's way.
+    assert not run(**asked)["changed"]
 
 
 def test_two_devices_with_one_key_are_refused(iot: Any, run: Run, key: ec.EllipticCurvePrivateKey) -> None:
