@@ -83,6 +83,7 @@ def test_what_is_wrong_is_told_before_anything_changes(account: Account, tmp_pat
             assert word in said.replace("''", "'"), said
         assert "changed=0" in said
     assert account.state() == WELL
+    (tmp_path / "identity/device.crt").unlink()
     # One that lives, whose replacement broke off, is not taken for one that was lost before.
     (tmp_path / "identity/replacing").write_text(f"replaces {THING}\nalive\n")
     memory = {"attributes": {"lost": "since=2026-01-01T00:00:00Z"}, "merge": True}
