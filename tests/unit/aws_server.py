@@ -43,7 +43,8 @@ class Door(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def aws() -> Iterator[str]:
     """Serve an empty account; the URL is the endpoint of every service."""
-    with mock_aws():
+    # As AWS does, moto names a certificate by the hash of its DER then.
+    with mock_aws(config={"iot": {"use_valid_cert": True}}):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

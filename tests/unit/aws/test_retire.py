@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import boto3
 import pytest
 import yaml
 
-from tests.unit.aws.test_lost import BUCKET, OTHER, ROLE, THING, WELL, Account, account
+from tests.unit.aws.test_lost import ALIAS, BUCKET, OTHER, ROLE, THING, WELL, Account, account
 from tests.unit.aws.test_replace import steps
 
 __all__ = ["account"]
@@ -65,7 +66,9 @@ def test_a_device_that_cannot_be_reached_loses_its_aws_side(
     assert left == [account.certificates[OTHER]]
     assert account.state(OTHER) == WELL
     policy = account.iam.get_role_policy(RoleName=ROLE, PolicyName=f"lost-{THING}")["PolicyDocument"]
-    assert "aws:TokenIssueTime" not in json.dumps(policy), "for some seconds its certificate may still earn new ones"
+    assert "aws:TokenIssueTime" not in json.dumps(policy), (
+        "for some seconds its certificate may still earn new ones"
+    )
     assert objects(s3) == [f"{THING}/app.db/1", f"{OTHER}/app.db/1"], "the replica stays"
 
     code, said = retire(account, tmp_path)
@@ -92,18 +95,29 @@ def test_the_thing_may_stay_and_the_replica_end(account: Account, s3: Any, tmp_p
 
 @pytest.mark.timeout(300)
 def test_what_is_wrong_is_told_and_nothing_is_touched(account: Account, s3: Any, tmp_path: Path) -> None:
-    for known, word in (
-        ({"decommission_aws": False}, "nothing can be done"),
-        ({"decommission_replica": "gone"}, "say keep, expire or delete"),
-        ({"decommission_aws": False, "decommission_replica": "delete"}, "set decommission_aws"),
-        (
-            {"fleet_bucket": "", "decommission_aws": True},
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        THING: ({"decommission_aws": False}, "nothing can be done"),
+        "gone": ({"decommission_replica": "gone"}, "say keep, expire or delete"),
+        "deleted": ({"decommission_aws": False, "decommission_replica": "delete"}, "set decommission_aws"),
+        "unset": (
+            {"edge_rotator_role_alias": "", "decommission_aws": True},
             "fleet_bucket or edge_rotator_role_alias is not set",
         ),
-    ):
-        code, said = retire(account, tmp_path, **known)
-        assert code != 0
-        assert word in said, said
+        "typo": ({"ansible_connection": "local", "ansible_become": False}, f"typo is the thing '{OTHER}'"),
+    }
+    # The device says which thing it is.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sed").write_text(f"#!/bin/sh\necho {OTHER}\n")
+    (tmp_path / "bin/sed").chmod(0o755)
+    account.environment["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+    away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "edge_rotator_role_alias": ALIAS}
+    hosts = {name: known for name, (known, _word) in cases.items()}
+    (tmp_path / "cases.yml").write_text(yaml.safe_dump({"edge_devices": {"hosts": hosts, "vars": away}}))
+    account.told = {"fleet_bucket": BUCKET}
+    code, said = account.play("decommission", "--inventory=cases.yml", decommission_all=True)
+    assert code != 0
+    for _known, word in cases.values():
+        assert word in said.replace("''", "'"), said
     assert account.state() == WELL
     assert len(objects(s3)) == 2
 
@@ -142,3 +156,10 @@ def test_the_last_rows_are_uploaded_before_the_prefix_is_closed() -> None:
 def test_a_replacement_that_was_given_up_keeps_no_unit_from_starting() -> None:
     order = list(steps(yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())))
     assert any("__replace_drop_ins" in step for step in order)
+
+
+def test_a_device_that_cannot_prove_its_refusal_can_be_retired() -> None:
+    _first, play, _last = yaml.safe_load((ROOT / "playbooks/decommission.yml").read_text())
+    (probe,) = (task for task in play["tasks"] if task["name"] == "The device itself gets nothing any more")
+    assert "decommission_probe" in probe["when"]
+    assert "-e decommission_probe=false" in str(probe["rescue"])
