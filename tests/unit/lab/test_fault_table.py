@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("EDGE_CACHE_DIR", "/var/cache/edge-litestream"))
 FAULTS = faults.load()
 NAMES = [fault.name for fault in FAULTS]
-NOT_YET_RECORDED = {"rotator-stopped-by-signal", "user-deleted", "litestream-killed-20-times", "s3-never-closes"}
+NOT_YET_RECORDED = {
+    "rotator-stopped-by-signal",
+    "user-deleted",
+    "litestream-killed-20-times",
+    "s3-never-closes",
+}
 RULES = (ROOT / "files/prometheus-alerts.yml").read_text()
 
 
