@@ -47,6 +47,7 @@ sed 's,^metrics_file.*,metrics_file = "/var/lib/edge-faults/metrics.prom",' \
 systemctl start edge-faults-metrics.service
 cat /var/lib/edge-faults/metrics.prom
 """
+HEALTHY_WITHIN_S = 60.0
 BETWEEN_SAMPLES_S = 5.0  # what moves meanwhile moves on in the alerts' tests, what stands still does not
 COMMAND_AT_MOST_S = 600.0
 CONVERGES_AT_MOST_S = 1800.0  # a dozen of them are one command
@@ -225,7 +226,7 @@ class Drill:
             return []
         # One device tells enough, for the alerts do not know of modes; in process mode nothing restarts.
         witness = targets[-1]
-        record = [witness.metrics()] if fault.alert and self.record else []
+        record = [self.healthy(witness)] if fault.alert and self.record else []
         try:
             self.everywhere(fault.inject, targets)
             self.each(lambda device: self.observe(fault, device, outcomes[device.name]), targets)
@@ -240,6 +241,17 @@ class Drill:
             self.say(outcome.line())
         self.outcomes += outcomes.values()
         return list(outcomes.values())
+
+    def healthy(self, device: Device) -> tuple[float, dict[str, float]]:
+        """Record a device before a fault; the last one's may still be in its metrics for some seconds."""
+        found: list[tuple[float, dict[str, float]]] = []
+
+        def replicated() -> bool:
+            found.append(device.metrics())
+            return all(value for name, value in found[-1][1].items() if "_replicated{" in name)
+
+        until(replicated, HEALTHY_WITHIN_S)
+        return found[-1]
 
     def observe(self, fault: Fault, device: Device, outcome: Outcome) -> None:
         """Wait for the words of status, then ask the doctor."""
