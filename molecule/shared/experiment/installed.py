@@ -24,6 +24,8 @@ class Operator:
         self.home = home
         self.directory = home / "fleet"
         self.directory.mkdir(parents=True)
+        # The one setting that the collection insists on.
+        (self.directory / "ansible.cfg").write_text("[defaults]\ninject_facts_as_vars = False\n")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         self.environment = {**kept, "HOME": str(home), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         self.environment.pop("PYTHONPATH", None)

@@ -26,8 +26,11 @@ def test_a_certificate_of_the_new_key_gets_its_configuration(
 ) -> None:
     """The inventory names a new key; with its certificate in place, there is nothing to renew again."""
     (play,) = yaml.safe_load((ROOT / "playbooks/renew.yml").read_text())
-    wanted = "The configuration names the key of the certificate"
-    (task,) = (task for task in play["tasks"] if task["name"] == wanted)
+    wanted = (
+        "Look whether certificate and key fit already",
+        "The configuration names the key of the certificate",
+    )
+    tasks = [task for task in play["tasks"] if task["name"] in wanted]
     (tmp_path / "config.toml").write_text(OLD)
     known: dict[str, Any] = {
         "edge_rotator_config_dir": str(tmp_path),
@@ -36,9 +39,11 @@ def test_a_certificate_of_the_new_key_gets_its_configuration(
         "pkcs11_user": "root",
         "__edge_rotator_current_key": "device-key",
         "__edge_rotator_current": {"content": base64.b64encode(OLD.encode()).decode()},
-        "__device_identity_key": {"certificate": certificate},
     }
     told = {"ansible.builtin.assert": {"that": "__renew_rekeyed == " + str(rekeyed).lower()}}
+    looked = {"ansible.builtin.set_fact": {"__device_identity_key": {"certificate": certificate}}}
+    # After the switch they fit, and what was due is still to be ended.
+    switched = {"ansible.builtin.set_fact": {"__device_identity_key": {"certificate": "ok"}}}
     (tmp_path / "play.yml").write_text(
         yaml.safe_dump(
             [
@@ -47,7 +52,8 @@ def test_a_certificate_of_the_new_key_gets_its_configuration(
                     "connection": "local",
                     "gather_facts": False,
                     "vars": {**play["vars"], **known},
-                    "tasks": [task, told],
+                    "pre_tasks": [looked],
+                    "tasks": [*tasks, told, switched, told],
                 }
             ]
         )
