@@ -21,14 +21,14 @@ export SEED ?=
 export DEVICES ?= 2
 export RECORD ?=
 
-.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule test-life faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
+demo test lint sanity unit matrix molecule test-life faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
 	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,RECORD $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
@@ -70,7 +70,10 @@ matrix: setup ## the same on Debian 13 with Python 3.13, and newer releases of a
 	python tests/matrix/run.py
 
 molecule: setup ## boot machines and verify the whole appliance
-	@molecule/shared/scenarios.sh
+	@molecule/shared/scenarios.sh default tokens
+
+test-life: setup ## two devices through every playbook that changes AWS (10 minutes, not part of test)
+	@molecule/shared/scenarios.sh life
 
 faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name walks some of it
 	@python -m experiment.faults --boot
