@@ -42,7 +42,7 @@ for lock in tests/matrix/ansible-core-*.lock; do
     export PYTHONPATH=$core
     python -m ansible playbook --version | head -n 1
     python -m ansible playbook -i inventory/production.example --syntax-check playbooks/*.yml >/dev/null
-    [ ! -d tests/unit/plugins ] || python -m pytest --quiet -p no:cacheprovider --numprocesses 2 tests/unit/plugins
+    [ ! -d tests/unit/plugins ] || python -m pytest --quiet -p no:cacheprovider -n 2 tests/unit/plugins
     unset PYTHONPATH
 done
 """
