@@ -168,7 +168,7 @@ def test_a_request_is_signed_for_its_key_and_name(aws: Aws, enrolled: dict[str, 
     assert openssl("x509", "-in", signed, "-noout", "-pubkey") == openssl(
         "req", "-in", aws.keys / "device.csr", "-noout", "-pubkey"
     )
-    assert b"CN = edge01" in openssl("x509", "-in", signed, "-noout", "-subject")
+    assert b"CN=edge01" in openssl("x509", "-in", signed, "-noout", "-subject").replace(b" ", b"")
     der = ssl.PEM_cert_to_DER_cert(enrolled["certificatePem"])
     assert enrolled["certificateId"] == hashlib.sha256(der).hexdigest()
     found = aws.iot.describe_certificate(certificateId=enrolled["certificateId"])["certificateDescription"]
