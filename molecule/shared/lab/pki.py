@@ -17,7 +17,7 @@ def ensure(paths: Paths, machines: dict[str, Machine]) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     _authority(paths.pki, "server-ca", "/CN=Edge lab server CA")
     _authority(paths.pki, "fleet-ca", "/CN=Edge lab fleet CA")
-    # As in certificates that AWS signs, less the last word, for which openssl has no room; playbooks go by it.
+    # As in certificates that AWS signs, less the last word, for which openssl has no room.
     _authority(paths.pki, "aws-ca", "/OU=Amazon Web Services O=Amazon.com Inc. L=Seattle ST=Washington")
     # Nobody trusts this one: it signs what a device must refuse.
     _authority(paths.pki, "rogue-ca", "/CN=Edge lab rogue CA")
