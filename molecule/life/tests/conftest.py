@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +19,12 @@ from experiment.phases import ROOT, Played, name, pytest_runtest_makereport, wai
 from lab.settings import paths
 
 __all__ = [
+    "BY_FLEET_CA",
+    "WRITTEN",
     "Aws",
     "Playbook",
     "certificate",
+    "killed",
     "lab",
     "name",
     "newest_key",
@@ -32,6 +36,10 @@ __all__ = [
 WRITTEN = paths().state / "life"
 INVENTORIES = (ROOT / "inventory/lab", ROOT / "molecule/life/inventory", WRITTEN)
 BUCKET = "edge-backups"
+# The fleet CA signs for this one, AWS for the other.
+BY_FLEET_CA = "edge02"
+PROGRAM = str(Path(sys.executable).with_name("ansible-playbook"))
+ENVIRONMENT = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
 
 
 class Aws:
@@ -71,18 +79,40 @@ Playbook = Callable[..., Played]
 @pytest.fixture(scope="session")
 def playbook() -> Playbook:
     """Return how to run a playbook as an operator does, with further words; it has to end in 10 minutes."""
-    program = str(Path(sys.executable).with_name("ansible-playbook"))
-    inventories = [f"--inventory={each}" for each in INVENTORIES]
-    environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
 
     def run(name: str, *words: str) -> Played:
-        command = [program, *inventories, f"playbooks/{name}.yml", *words]
+        command = [*command_line(name), *words]
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
+            command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600
         )
         return Played(done.returncode, " ".join((done.stdout + done.stderr).split()))
 
     return run
+
+
+def command_line(name: str) -> list[str]:
+    """Return how an operator runs a playbook against this inventory."""
+    return [PROGRAM, *(f"--inventory={each}" for each in INVENTORIES), f"playbooks/{name}.yml"]
+
+
+def killed(task: str, name: str) -> None:
+    """Run a playbook, and kill it with all its children once a task is over everywhere."""
+    running = subprocess.Popen(
+        command_line(name),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stdout is not None
+    try:
+        headers = (line for line in running.stdout if line.startswith("TASK ["))
+        assert any(line.startswith(f"TASK [{task}]") for line in headers), f"'{task}' was never reached"
+        next(headers)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate(timeout=60)
 
 
 def lab(command: str, machine: str) -> None:

@@ -15,11 +15,12 @@ def ensure(paths: Paths, machines: dict[str, Machine]) -> None:
     """Make whatever key or certificate is missing, and write the ssh_config."""
     for directory in (paths.pki, paths.ssh):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _authority(paths.pki, "server-ca", "Edge lab server CA")
-    _authority(paths.pki, "fleet-ca", "Edge lab fleet CA")
-    _authority(paths.pki, "aws-ca", "Edge lab AWS IoT CA")
+    _authority(paths.pki, "server-ca", "/CN=Edge lab server CA")
+    _authority(paths.pki, "fleet-ca", "/CN=Edge lab fleet CA")
+    # As in certificates that AWS signs, less the last word, for which openssl has no room.
+    _authority(paths.pki, "aws-ca", "/OU=Amazon Web Services O=Amazon.com Inc. L=Seattle ST=Washington")
     # Nobody trusts this one: it signs what a device must refuse.
-    _authority(paths.pki, "rogue-ca", "Edge lab rogue CA")
+    _authority(paths.pki, "rogue-ca", "/CN=Edge lab rogue CA")
     names = [name for machine in machines.values() for name in machine.names]
     _server_certificate(paths.pki, "server", "server-ca", names)
     _server_certificate(paths.pki, "rogue", "rogue-ca", names)
@@ -61,7 +62,7 @@ def _authority(pki: Path, name: str, subject: str) -> None:
         _key(scratch / "key")
         run(
             *("openssl", "req", "-x509", "-new", "-sha256", "-days", _DAYS),
-            *("-key", scratch / "key", "-out", scratch / "crt", "-subj", f"/CN={subject}"),
+            *("-key", scratch / "key", "-out", scratch / "crt", "-subj", subject),
             *("-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"),
             *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         )
