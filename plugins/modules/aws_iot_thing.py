@@ -17,9 +17,9 @@ description:
     C(iot:ListThingGroupsForThing), C(iot:DescribeThingType), C(iot:DescribeThingGroup),
     C(iot:AddThingToThingGroup), C(iot:RemoveThingFromThingGroup), C(iot:ListThingPrincipals) and
     C(iot:DescribeCertificate).
-requirements:
-  - boto3
-  - cryptography
+extends_documentation_fragment:
+  - edge_litestream.appliance.aws
+  - edge_litestream.appliance.aws.check_mode
 options:
   name:
     description: Name of the thing.
@@ -47,16 +47,6 @@ options:
     description: Whether the thing leaves all static groups that O(groups) does not name.
     type: bool
     default: false
-  region:
-    description: AWS region, where the AWS SDK does not know it otherwise.
-    type: str
-  endpoint:
-    description: URL of a service other than that of AWS.
-    type: str
-attributes:
-  check_mode:
-    description: Tells what would change.
-    support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
 """
