@@ -154,6 +154,8 @@ def describe(iot: Any, certificate_id: str) -> dict[str, Any] | None:
         "created": found["creationDate"].isoformat(),
         "not_after": end.isoformat(),
         "age_s": int((now - found["creationDate"]).total_seconds()),
+        # Of its status, too.
+        "unchanged_s": int((now - found["lastModifiedDate"]).total_seconds()),
         "left_s": int((end - now).total_seconds()),
     }
 

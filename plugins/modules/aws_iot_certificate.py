@@ -121,6 +121,10 @@ age_s:
   description: For how many seconds AWS has known it.
   type: int
   returned: always
+unchanged_s:
+  description: For how many seconds AWS has had it as it was found, its status included.
+  type: int
+  returned: always
 left_s:
   description: For how many seconds it is still valid.
   type: int
@@ -151,6 +155,7 @@ with contextlib.suppress(ImportError):
 AWS_ISSUER = "Amazon Web Services O=Amazon.com Inc."
 NOTHING = dict.fromkeys(("id", "arn", "status", "certificate", "created", "not_after"), "") | {
     "age_s": 0,
+    "unchanged_s": 0,
     "left_s": 0,
 }
 # For a detachment that AWS has accepted and not yet carried out.
