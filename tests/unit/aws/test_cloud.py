@@ -154,7 +154,8 @@ def test_a_cloud_is_made_noted_and_left_alone(
 def test_a_change_is_shown_before_it_is_made(cloud: Cloud, inventory: Path) -> None:
     """What only an earlier run was told, by -e, stays."""
     told = {"cloud_parameters": {"OldVersionDays": 14, "DeviceMayDelete": False}}
-    assert cloud("-e", json.dumps(told))["rc"] == 0
+    made = cloud("-e", json.dumps(told))
+    assert made["rc"] == 0, made["text"]
     wanted = {"edge_rotator_expected_lifetime": 900, "fleet_old_generations": ["edge-0001/sample.db"]}
     words = ("-e", json.dumps(wanted))
     looked = cloud("--check", *words)
