@@ -24,20 +24,13 @@ description:
 extends_documentation_fragment:
   - constructed
   - inventory_cache
-requirements:
-  - boto3
+  - edge_litestream.appliance.aws
 options:
   plugin:
     description: Name of this plugin.
     type: str
     required: true
     choices: [edge_litestream.appliance.aws_iot]
-  region:
-    description: Region, if the AWS SDK does not know it otherwise.
-    type: str
-  endpoint:
-    description: URL of a service other than that of AWS.
-    type: str
   thing_type:
     description: Type of the things that are hosts; empty for things of every type and of none.
     type: str

@@ -31,6 +31,7 @@ try:
 except ImportError:
     WITHOUT_CRYPTOGRAPHY = traceback.format_exc()
 
+# What they mean is in plugins/doc_fragments/aws.py.
 ARGUMENTS: dict[str, dict[str, str]] = {"region": {"type": "str"}, "endpoint": {"type": "str"}}
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedException", "UnauthorizedOperation"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
@@ -44,13 +45,13 @@ class AwsError(Exception):
     """What stands in the way, as one sentence with what to do."""
 
 
-def client(module: AnsibleModule, service: str) -> Any:
-    """Make a client of one service, with the credentials and the region that the SDK finds."""
+def client(module: AnsibleModule, service: str, **settings: int) -> Any:
+    """Make a client of a service, with the SDK's credentials and region; settings are botocore's."""
     return boto3.client(
         service,
         endpoint_url=module.params["endpoint"] or None,
         region_name=module.params["region"] or None,
-        config=Config(retries={"mode": "standard", "max_attempts": ATTEMPTS}),
+        config=Config(retries={"mode": "standard", "max_attempts": ATTEMPTS}, **settings),
     )
 
 
@@ -153,6 +154,8 @@ def describe(iot: Any, certificate_id: str) -> dict[str, Any] | None:
         "created": found["creationDate"].isoformat(),
         "not_after": end.isoformat(),
         "age_s": int((now - found["creationDate"]).total_seconds()),
+        # Of its status, too.
+        "unchanged_s": int((now - found["lastModifiedDate"]).total_seconds()),
         "left_s": int((end - now).total_seconds()),
     }
 

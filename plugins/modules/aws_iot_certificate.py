@@ -25,9 +25,9 @@ description:
     C(iot:RegisterCertificateWithoutCA), C(iot:AttachThingPrincipal), C(iot:AttachPolicy),
     C(iot:UpdateCertificate), and to remove one C(iot:DetachPolicy), C(iot:DetachThingPrincipal) and
     C(iot:DeleteCertificate), and for O(bucket) C(s3:ListBucket).
-requirements:
-  - boto3
-  - cryptography
+extends_documentation_fragment:
+  - edge_litestream.appliance.aws
+  - edge_litestream.appliance.aws.check_mode
 options:
   thing:
     description: Name of the thing. Needed for O(request), O(certificate), O(state=active).
@@ -69,16 +69,6 @@ options:
     description: Whether a first certificate is made over what another device has left.
     type: bool
     default: false
-  region:
-    description: AWS region, where the AWS SDK does not know it otherwise.
-    type: str
-  endpoint:
-    description: URL of a service other than that of AWS.
-    type: str
-attributes:
-  check_mode:
-    description: Tells what would change.
-    support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
 """
@@ -131,6 +121,10 @@ age_s:
   description: For how many seconds AWS has known it.
   type: int
   returned: always
+unchanged_s:
+  description: For how many seconds AWS has had it as it was found, its status included.
+  type: int
+  returned: always
 left_s:
   description: For how many seconds it is still valid.
   type: int
@@ -161,6 +155,7 @@ with contextlib.suppress(ImportError):
 AWS_ISSUER = "Amazon Web Services O=Amazon.com Inc."
 NOTHING = dict.fromkeys(("id", "arn", "status", "certificate", "created", "not_after"), "") | {
     "age_s": 0,
+    "unchanged_s": 0,
     "left_s": 0,
 }
 # For a detachment that AWS has accepted and not yet carried out.

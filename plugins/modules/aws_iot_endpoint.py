@@ -12,16 +12,8 @@ description:
   - Every account has one of its own in each region. There devices exchange their certificate for credentials.
   - Uses the credentials and the region that the AWS SDK finds, for instance E(AWS_PROFILE). They need
     C(iot:DescribeEndpoint).
-requirements:
-  - boto3
-  - cryptography
-options:
-  region:
-    description: Region, if the AWS SDK does not know it otherwise.
-    type: str
-  endpoint:
-    description: URL of a service other than that of AWS.
-    type: str
+extends_documentation_fragment:
+  - edge_litestream.appliance.aws
 attributes:
   check_mode:
     description: Changes nothing in either mode.

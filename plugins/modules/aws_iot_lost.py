@@ -25,9 +25,9 @@ description:
     C(iot:DescribeCertificate), C(iot:UpdateCertificate), C(iot:ListThingGroupsForThing),
     C(iot:DescribeThingGroup), C(iot:AddThingToThingGroup), C(iot:RemoveThingFromThingGroup),
     C(iot:DescribeRoleAlias), C(iam:ListRolePolicies) and C(iam:GetRolePolicy).
-requirements:
-  - boto3
-  - cryptography
+extends_documentation_fragment:
+  - edge_litestream.appliance.aws
+  - edge_litestream.appliance.aws.check_mode
 options:
   thing:
     description: Name of the thing.
@@ -56,16 +56,6 @@ options:
     type: list
     elements: str
     default: []
-  region:
-    description: AWS region, where the AWS SDK does not know it otherwise.
-    type: str
-  endpoint:
-    description: URL of a service other than that of AWS.
-    type: str
-attributes:
-  check_mode:
-    description: Tells what would change.
-    support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
 """

@@ -17,9 +17,9 @@ description:
     C(iot:ListThingGroupsForThing), C(iot:DescribeThingType), C(iot:DescribeThingGroup),
     C(iot:AddThingToThingGroup), C(iot:RemoveThingFromThingGroup), C(iot:ListThingPrincipals) and
     C(iot:DescribeCertificate).
-requirements:
-  - boto3
-  - cryptography
+extends_documentation_fragment:
+  - edge_litestream.appliance.aws
+  - edge_litestream.appliance.aws.check_mode
 options:
   name:
     description: Name of the thing.
@@ -47,16 +47,6 @@ options:
     description: Whether the thing leaves all static groups that O(groups) does not name.
     type: bool
     default: false
-  region:
-    description: AWS region, where the AWS SDK does not know it otherwise.
-    type: str
-  endpoint:
-    description: URL of a service other than that of AWS.
-    type: str
-attributes:
-  check_mode:
-    description: Tells what would change.
-    support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
 """
@@ -89,7 +79,8 @@ groups:
 certificates:
   description:
     - Its certificates, the oldest first, with C(id), C(arn), C(status), C(created) and C(not_after), and with
-      their age and the time that is left as C(age_s) and C(left_s), in seconds.
+      in seconds, their age (C(age_s)), for how long AWS has had them as they are, their status included
+      (C(unchanged_s)), and how long they are still valid (C(left_s)).
   type: list
   elements: dict
   returned: always
@@ -164,7 +155,7 @@ def bring_about(module: AnsibleModule) -> dict[str, Any]:
         else []
     )
     certificates = (aws.certificates(iot, name) if thing else None) or []
-    told = ("id", "arn", "status", "created", "not_after", "age_s", "left_s")
+    told = ("id", "arn", "status", "created", "not_after", "age_s", "unchanged_s", "left_s")
     plan = absent if params["state"] == "absent" else present
     changes = plan(module, iot, thing, groups, certificates)
     if changes and not module.check_mode:

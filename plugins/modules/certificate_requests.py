@@ -11,6 +11,7 @@ short_description: Read a directory of certificate signing requests
 description:
   - Reads every file C(THING.csr) of a directory. A request has to ask for C(CN=THING) alone, with no
     extension, be signed with its own key, EC P-256 or RSA of 2048 bits or more, and no two may have one key.
+  - It has to be a regular file of one name: no link is followed, and no pipe or device is read.
   - Names all files that cannot be used at once, and then returns none.
 requirements:
   - cryptography
@@ -42,12 +43,13 @@ requests:
   elements: dict
 """
 
+import os
 import re
 import traceback
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.edge_litestream.appliance.plugins.module_utils import signing_requests
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors, signing_requests
 
 WITHOUT_CRYPTOGRAPHY = ""
 try:
@@ -58,14 +60,20 @@ except ImportError:
 SHOWN = 10  # files that a failure names
 
 
-def read(path: Path) -> dict[str, str]:
-    """Read one request. Raises CertificateError where nobody should sign it."""
+def read(path: Path, directory: int) -> dict[str, str]:
+    """Read one request in an open directory. Raises CertificateError where nobody should sign it."""
     thing = path.stem
     if not re.fullmatch(r"[a-zA-Z0-9:_-]{1,64}", thing):
         raise signing_requests.CertificateError(
             "the name is not 1 to 64 of a-z, A-Z, 0-9, colon, underscore, hyphen"
         )
-    found = signing_requests.read_request(path.read_text(errors="replace"))
+    try:
+        with os.fdopen(descriptors.open_file(path.name, directory), "rb") as file:
+            # One more than there may be, which is refused.
+            text = file.read(signing_requests.MAX_REQUEST + 1).decode(errors="replace")
+    except descriptors.UnsafeError as error:
+        raise signing_requests.CertificateError(f"{error}: put the request itself there") from None
+    found = signing_requests.read_request(text)
     signing_requests.check_subject(found, thing)
     encoding, spki = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     return {
@@ -79,14 +87,18 @@ def read_all(directory: Path) -> tuple[list[dict[str, str]], list[str]]:
     """Read all requests; return them, and what is wrong with others."""
     requests: dict[str, dict[str, str]] = {}
     problems = []
-    for path in sorted(directory.glob("*.csr")):
-        try:
-            one = read(path)
-            other = requests.setdefault(one["public_key"], one)
-            if other is not one:
-                raise signing_requests.CertificateError(f"its key is also that of {other['thing']}.csr")
-        except (signing_requests.CertificateError, OSError) as error:
-            problems.append(f"{path.name}: {error}")
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for path in sorted(directory.glob("*.csr")):
+            try:
+                one = read(path, opened)
+                other = requests.setdefault(one["public_key"], one)
+                if other is not one:
+                    raise signing_requests.CertificateError(f"its key is also that of {other['thing']}.csr")
+            except (signing_requests.CertificateError, OSError) as error:
+                problems.append(f"{path.name}: {error}")
+    finally:
+        os.close(opened)
     return list(requests.values()), problems
 
 
@@ -96,7 +108,7 @@ def main() -> None:
     if WITHOUT_CRYPTOGRAPHY:
         module.fail_json(msg=missing_required_lib("cryptography"), exception=WITHOUT_CRYPTOGRAPHY)
     directory = Path(module.params["directory"])
-    requests, problems = read_all(directory)
+    requests, problems = read_all(directory) if directory.is_dir() else ([], [])
     if problems:
         module.fail_json(
             msg=f"{len(problems)} requests in {directory} cannot be used, and none was: "

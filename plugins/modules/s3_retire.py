@@ -23,9 +23,9 @@ description:
   - Needs the rights C(s3:ListBucketVersions), and for V(expire) C(s3:ListBucket), C(s3:GetObjectTagging),
     C(s3:PutObjectTagging), C(s3:GetLifecycleConfiguration) and C(s3:PutLifecycleConfiguration), for V(delete)
     C(s3:DeleteObject) and C(s3:DeleteObjectVersion).
-requirements:
-  - boto3
-  - cryptography
+extends_documentation_fragment:
+  - edge_litestream.appliance.aws
+  - edge_litestream.appliance.aws.check_mode
 options:
   bucket:
     description: Name of the bucket.
@@ -44,16 +44,6 @@ options:
     description: With O(state=expire), days until the end; it comes at the next midnight, UTC.
     type: int
     default: 30
-  region:
-    description: AWS region, where the AWS SDK does not know it otherwise.
-    type: str
-  endpoint:
-    description: URL of a service other than that of AWS.
-    type: str
-attributes:
-  check_mode:
-    description: Tells what would change.
-    support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
 """

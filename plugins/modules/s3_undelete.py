@@ -24,8 +24,9 @@ description:
     C(s3:ListBucketVersions), C(s3:GetBucketVersioning), C(s3:GetLifecycleConfiguration), C(s3:GetObject),
     C(s3:GetObjectVersion), C(s3:GetObjectTagging), C(s3:GetObjectVersionTagging), C(s3:PutObject),
     C(s3:PutObjectTagging) and C(s3:DeleteObject).
-requirements:
-  - boto3
+extends_documentation_fragment:
+  - edge_litestream.appliance.aws
+  - edge_litestream.appliance.aws.check_mode
 options:
   bucket:
     description: Name of the bucket.
@@ -45,16 +46,6 @@ options:
     description: Objects to change at most.
     type: int
     default: 1000
-  endpoint:
-    description: URL of an S3 service other than that of AWS.
-    type: str
-  region:
-    description: Region of the bucket, if the AWS SDK does not know it otherwise.
-    type: str
-attributes:
-  check_mode:
-    description: Tells what would change.
-    support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
 """
@@ -87,25 +78,21 @@ changes:
   elements: str
 """
 
+import contextlib
 import datetime
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import aws
 
-try:
-    import boto3
+# aws.serve says what is missing.
+with contextlib.suppress(ImportError):
     from boto3.s3.transfer import TransferConfig
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
-
-    WITHOUT_BOTO3 = ""
-except ImportError:
-    WITHOUT_BOTO3 = traceback.format_exc()
 
 BATCH = 1000  # what one request of S3 deletes at most
 THREADS = 16
@@ -114,10 +101,6 @@ PART_BYTES = 512 * 1024**2
 # Tag of a copy: the version that it was made from. Metadata would not do: a device can write it.
 ORIGIN = "undelete-of"
 KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType")
-
-
-class UndeleteError(Exception):
-    """What stands in the way, as one sentence with what to do."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +135,12 @@ def point_in_time(text: str) -> datetime.datetime:
     except ValueError:
         point = None
     if point is None or point.tzinfo is None:
-        raise UndeleteError(
+        raise aws.AwsError(
             f"timestamp is '{text}': give date, time and offset, "
             "like 2026-03-01T14:30:00+01:00 or 2026-03-01T13:30:00Z"
         )
     if point > datetime.datetime.now(datetime.UTC):
-        raise UndeleteError(f"timestamp is '{text}', which is in the future")
+        raise aws.AwsError(f"timestamp is '{text}', which is in the future")
     return point
 
 
@@ -171,7 +154,7 @@ class Bucket:
         """Refuse a bucket or a time for which there are no old versions."""
         status = self.client.get_bucket_versioning(Bucket=self.name).get("Status", "never enabled")
         if status != "Enabled":
-            raise UndeleteError(
+            raise aws.AwsError(
                 f"versioning of the bucket {self.name} is {status}: a copy would replace what is there"
             )
         try:
@@ -189,7 +172,7 @@ class Bucket:
         ]
         age = datetime.datetime.now(datetime.UTC) - point
         if days and age > datetime.timedelta(days=min(days)):
-            raise UndeleteError(
+            raise aws.AwsError(
                 f"timestamp is '{point.isoformat()}', but the bucket {self.name} keeps old versions for "
                 f"{min(days)} days: what was replaced or deleted before that is gone"
             )
@@ -273,7 +256,7 @@ def plan(bucket: Bucket, point: datetime.datetime) -> list[tuple[str, Entry | No
     """List what has to change, by key: each with the version to copy, or None to hide it."""
     histories = bucket.histories(point)
     if not any(history.then and history.then.is_object for history in histories.values()):
-        raise UndeleteError(
+        raise aws.AwsError(
             f"nothing was under {bucket.prefix} in the bucket {bucket.name} at {point.isoformat()}: "
             "correct bucket, prefix or timestamp"
         )
@@ -302,7 +285,7 @@ def carry_out(bucket: Bucket, steps: list[tuple[str, Entry | None]]) -> None:
         failures = [said.result() for said in asked if said.result()]
     failures += bucket.hide([key for key, then in steps if then is None])
     if failures:
-        raise UndeleteError(
+        raise aws.AwsError(
             f"{len(failures)} of {len(steps)} objects failed, the first: {'; '.join(failures[:3])}"
         )
 
@@ -311,15 +294,13 @@ def undelete(module: AnsibleModule) -> dict[str, Any]:
     """Do what the module's documentation says."""
     params = module.params
     if not params["prefix"].strip("/") or not params["prefix"].endswith("/"):
-        raise UndeleteError(f"prefix is '{params['prefix']}': give the thing's name and a slash")
+        raise aws.AwsError(f"prefix is '{params['prefix']}': give the thing's name and a slash")
     if params["limit"] < 1:
-        raise UndeleteError(f"limit is {params['limit']}: give 1 or more")
+        raise aws.AwsError(f"limit is {params['limit']}: give 1 or more")
     point = point_in_time(params["timestamp"])
-    settings = Config(retries={"mode": "standard", "max_attempts": 5}, max_pool_connections=THREADS)
-    client = boto3.client(
-        "s3", endpoint_url=params["endpoint"], region_name=params["region"], config=settings
+    bucket = Bucket(
+        aws.client(module, "s3", max_pool_connections=THREADS), params["bucket"], params["prefix"]
     )
-    bucket = Bucket(client, params["bucket"], params["prefix"])
     bucket.check(point)
     steps = plan(bucket, point)
     chosen = steps if module.check_mode else steps[: params["limit"]]
@@ -342,18 +323,11 @@ def main() -> None:
             "prefix": {"type": "str", "required": True},
             "timestamp": {"type": "str", "required": True},
             "limit": {"type": "int", "default": BATCH},
-            "endpoint": {"type": "str"},
-            "region": {"type": "str"},
+            **aws.ARGUMENTS,
         },
         supports_check_mode=True,
     )
-    if WITHOUT_BOTO3:
-        module.fail_json(msg=missing_required_lib("boto3"), exception=WITHOUT_BOTO3)
-    try:
-        done = undelete(module)
-    except (UndeleteError, ClientError, BotoCoreError) as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**done)
+    aws.serve(module, undelete)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ import boto3
 import pytest
 import yaml
 from moto.cloudformation.models import CloudFormationBackend, Stack
+from moto.cloudformation.responses import CloudFormationResponse
 from moto.iot.models import IoTBackend
 
+from edge_cloud.aws import update_termination_protection
 from tests.unit.aws_server import aws
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,6 +46,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     make = CloudFormationBackend.create_change_set
     update = lambda backend, **given: make(backend, **{**given, "change_set_type": "UPDATE"})  # noqa: E731
     monkeypatch.setattr(CloudFormationBackend, "create_change_set", update)
+    name = "update_termination_protection"
+    monkeypatch.setattr(CloudFormationResponse, name, update_termination_protection, raising=False)
     with aws() as url:
         yield url
 
@@ -94,7 +98,16 @@ def noted(inventory: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((inventory / "group_vars/all/aws.yml").read_text()))
 
 
-def test_a_cloud_is_made_noted_and_left_alone(cloud: Cloud, inventory: Path) -> None:
+def test_a_cloud_is_made_noted_and_left_alone(
+    cloud: Cloud, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, protected = CloudFormationBackend.create_stack, []
+
+    def create_stack(backend: CloudFormationBackend, **given: Any) -> Stack:
+        protected.append(given["enable_termination_protection"])
+        return make(backend, **given)
+
+    monkeypatch.setattr(CloudFormationBackend, "create_stack", create_stack)
     looked = cloud("--check")
     assert looked["rc"] == 0, looked["text"]
     assert "New stack would be created" in looked["text"]
@@ -116,7 +129,8 @@ def test_a_cloud_is_made_noted_and_left_alone(cloud: Cloud, inventory: Path) -> 
     assert found["fleet_thing_groups"] == ["edge-litestream"]
     assert boto3.client("sns", region_name=REGION).get_topic_attributes(TopicArn=found["fleet_topic"])
 
-    # Neither stack nor what every device depends on goes by mistake.
+    # Neither stack nor what every device depends on goes by mistake; one that could not be made goes.
+    assert protected == [None]
     stacks = boto3.client("cloudformation", region_name=REGION)
     assert stacks.describe_stacks()["Stacks"][0]["EnableTerminationProtection"]
     rules = json.loads(stacks.get_stack_policy(StackName="edge-litestream")["StackPolicyBody"])["Statement"]
@@ -138,13 +152,17 @@ def test_a_cloud_is_made_noted_and_left_alone(cloud: Cloud, inventory: Path) -> 
 
 
 def test_a_change_is_shown_before_it_is_made(cloud: Cloud, inventory: Path) -> None:
-    assert cloud()["rc"] == 0
+    """What only an earlier run was told, by -e, stays."""
+    told = {"cloud_parameters": {"OldVersionDays": 14, "DeviceMayDelete": False}}
+    made = cloud("-e", json.dumps(told))
+    assert made["rc"] == 0, made["text"]
     wanted = {"edge_rotator_expected_lifetime": 900, "fleet_old_generations": ["edge-0001/sample.db"]}
     words = ("-e", json.dumps(wanted))
     looked = cloud("--check", *words)
     assert looked["rc"] == 0, looked["text"]
     assert "Modify Bucket (AWS::S3::Bucket)" in looked["text"], looked["text"]
     assert "ThingType (" not in looked["text"]
+    assert "keeps DeviceMayDelete=false, OldVersionDays=14, which no variable says" in looked["text"]
     iot = boto3.client("iot", region_name=REGION)
 
     def alias() -> Any:
@@ -156,7 +174,13 @@ def test_a_change_is_shown_before_it_is_made(cloud: Cloud, inventory: Path) -> N
     assert made["rc"] == 0, made["text"]
     assert alias()["credentialDurationSeconds"] == 900
     assert noted(inventory)["edge_rotator_expected_lifetime"] == 900
-    body = boto3.client("cloudformation", region_name=REGION).get_template(StackName="edge-litestream")
+    stacks = boto3.client("cloudformation", region_name=REGION)
+    given = stacks.describe_stacks(StackName="edge-litestream")["Stacks"][0]["Parameters"]
+    values = {one["ParameterKey"]: one["ParameterValue"] for one in given}
+    assert [values[name] for name in ("OldVersionDays", "DeviceMayDelete", "CredentialSeconds")] == [
+        *("14", "false", "900")
+    ]
+    body = stacks.get_template(StackName="edge-litestream")
     rules = body["TemplateBody"]["Resources"]["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     assert rules[0]["Id"] == "old-versions"
     assert rules[1]["Prefix"] == "edge-0001/sample.db/generations/"

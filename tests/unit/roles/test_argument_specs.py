@@ -55,6 +55,9 @@ def wired(playbook: str) -> dict[str, str]:
     play = load(ROOT / f"playbooks/{playbook}.yml")[0]
     tasks = [inner for task in play["tasks"] for inner in task.get("block", [task])]
     found: dict[str, str] = {}
+    # It outranks the inventory, which may say none of it.
+    if "vars/device_identity.yml" in play.get("vars_files", []):
+        found |= load(ROOT / "playbooks/vars/device_identity.yml")
     for task in tasks:
         if "ansible.builtin.import_role" in task:
             found |= {name: value for name, value in task.get("vars", {}).items() if name != "common_derived"}
@@ -79,9 +82,12 @@ def test_what_site_sets_itself_is_refused_in_the_inventory() -> None:
     assert set(shared["__common_renamed"].values()) <= known
 
 
-def test_enroll_tells_what_site_tells() -> None:
-    assert wired("enroll")
-    assert wired("enroll").items() <= wired("site").items()
+@pytest.mark.parametrize("playbook", ["enroll", "renew"])
+def test_a_role_is_told_everywhere_what_site_tells_it(playbook: str) -> None:
+    told, by_site = wired(playbook), wired("site")
+    assert told.items() <= by_site.items()
+    identity = {name for name in by_site if name.startswith("device_identity_")}
+    assert {name for name in told if name.startswith("device_identity_")} == identity != set()
 
 
 def test_inventories_have_the_same_shape() -> None:

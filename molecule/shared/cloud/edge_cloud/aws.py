@@ -10,7 +10,10 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from moto import server
+from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.config import default_user_config
+from moto.core.responses import ActionResult
+from moto.core.utils import utcnow
 from moto.iot import models
 from moto.iot.exceptions import InvalidRequestException
 
@@ -18,6 +21,20 @@ from edge_cloud import settings
 
 # When all certificates end that AWS IoT signs.
 _END = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+def update_termination_protection(self: CloudFormationResponse) -> ActionResult:
+    """Protect a stack that is there, or do so no longer."""
+    stack = self.cloudformation_backend.get_stack(self._get_param("StackName"))
+    stack.enable_termination_protection = self._get_param("EnableTerminationProtection")
+    return ActionResult({"StackId": stack.stack_id})
+
+
+def update_certificate(self: models.IoTBackend, certificate_id: str, new_status: str) -> None:
+    """Give a certificate another status, and note when."""
+    certificate = self.describe_certificate(certificate_id)
+    certificate.status = new_status
+    certificate.last_modified_date = utcnow()
 
 
 def correct(tls: Path, provider_host: str) -> None:
@@ -45,6 +62,8 @@ def correct(tls: Path, provider_host: str) -> None:
 
     models.FakeCertificate.__init__ = read_validity  # type: ignore[method-assign]
     models.FakeEndpoint.__init__ = name_endpoint  # type: ignore[method-assign]
+    models.IoTBackend.update_certificate = update_certificate  # type: ignore[method-assign]
+    CloudFormationResponse.update_termination_protection = update_termination_protection  # type: ignore[attr-defined]
     models.IoTBackend.create_certificate_from_csr = create_certificate_from_csr  # type: ignore[method-assign]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from moto.iot.models import IoTBackend, iot_backends
 
+from edge_cloud.aws import update_certificate
 from tests.unit.aws_iot import (
     POLICY,
     THING,
@@ -150,6 +152,23 @@ def test_by_id(iot: Any, run: Run, key: ec.EllipticCurvePrivateKey) -> None:
     assert len(gone["changes"]) == 4
     assert state(iot) == []
     assert not run(id=made["id"], state="absent")["changed"]
+
+
+def test_how_long_a_certificate_has_been_what_it_is(
+    iot: Any, run: Run, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its age goes on, and what has changed begins anew; renew counts its wait by that."""
+    monkeypatch.setattr(IoTBackend, "update_certificate", update_certificate)
+    made = run(**TO, request=request(key))
+    known = iot_backends["123456789012"]["eu-central-1"].certificates[made["id"]]
+    known.creation_date -= datetime.timedelta(days=10)
+    known.last_modified_date = known.creation_date
+    found = run(check=True, id=made["id"], state="inactive")
+    assert min(found["age_s"], found["unchanged_s"]) >= 10 * 86400
+    run(id=made["id"], state="inactive")
+    found = run(id=made["id"], state="inactive")
+    assert found["age_s"] >= 10 * 86400
+    assert found["unchanged_s"] < 600
 
 
 def test_removed_by_what_it_carries(iot: Any, run: Run, key: ec.EllipticCurvePrivateKey) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,33 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path: Path, run: Run) -> None:
         "edge 5.csr: the name is not",
         "edge-6.csr: the request or the token's public key cannot be read",
         "edge-7.csr: ",
+    ):
+        assert words in said, said
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_neither_followed_nor_waited_for(tmp_path: Path, run: Run) -> None:
+    """A factory's directory is written by others: a pipe would hang, a link would read something else."""
+    elsewhere = tmp_path / "elsewhere.pem"
+    elsewhere.write_text(request(key(), "edge-1"))
+    (tmp_path / "edge-1.csr").symlink_to(elsewhere)
+    os.mkfifo(tmp_path / "edge-2.csr")
+    (tmp_path / "edge-3.csr").mkdir()
+    (tmp_path / "edge-4.csr").symlink_to("/dev/zero")
+    (tmp_path / "edge-5.csr").write_text("#" * 10**6)
+    (tmp_path / "edge-6.csr").hardlink_to(elsewhere)
+    refused = ["edge-1", "edge-2", "edge-3", "edge-4", "edge-5", "edge-6"]
+    if os.geteuid() == 0:
+        os.mknod(tmp_path / "edge-7.csr", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+        refused.append("edge-7")
+    said = run(directory=str(tmp_path))["msg"]
+    assert f"{len(refused)} requests in" in said, said
+    for thing in refused:
+        assert f"{thing}.csr: " in said
+    for words in (
+        "edge-1.csr: it is a link or a socket, no regular file: put the request itself there",
+        "edge-2.csr: it is no regular file",
+        "edge-5.csr: the request has 16385 characters",
     ):
         assert words in said, said
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import aws
 from ansible_collections.edge_litestream.appliance.plugins.modules import s3_undelete
 from botocore.exceptions import ClientError
 from moto import mock_aws
@@ -278,7 +279,7 @@ def test_a_rule_about_other_objects_does_not_count(run: Run, s3: Any) -> None:
 
 
 def test_without_boto3_the_package_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_undelete, "WITHOUT_BOTO3", "ImportError")
+    monkeypatch.setattr(aws, "WITHOUT_BOTO3", "ImportError")
     done = run(**args("2026-03-01T13:30:00Z"))
     assert done["failed"]
     assert "Failed to import the required Python library (boto3)" in done["msg"]
