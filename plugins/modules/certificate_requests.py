@@ -11,7 +11,7 @@ short_description: Read a directory of certificate signing requests
 description:
   - Reads every file C(THING.csr) of a directory. A request has to ask for C(CN=THING) alone, with no
     extension, be signed with its own key, EC P-256 or RSA of 2048 bits or more, and no two may have one key.
-  - It has to be a regular file of one name: no link is followed, and no pipe or device is read.
+  - It has to be a regular file of one name. No link is followed, and no pipe or device is read.
   - Names all files that cannot be used at once, and then returns none.
 requirements:
   - cryptography
