@@ -167,61 +167,33 @@ def _clock(config: Config) -> str:
     return f"{now}, nothing speaks against it"
 
 
-def _resolve(host: str, port: int) -> str:
+def _dns(config: Config) -> str:
+    host, _, port = config.endpoint.partition(":")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, int(port or 443), type=socket.SOCK_STREAM)
     except OSError as exc:
         raise RotatorError("dns", f"{host}: {exc.strerror or exc}") from None
     return f"{host} is {found[0][4][0]}"
 
 
-def _endpoint(config: Config) -> tuple[str, int]:
-    host, _, port = config.endpoint.partition(":")
-    return host, int(port or 443)
-
-
-def _dns(config: Config) -> str:
-    return _resolve(*_endpoint(config))
-
-
-def _connect(host: str, port: int, timeout: float) -> socket.socket:
-    try:
-        return socket.create_connection((host, port), timeout)
-    except TimeoutError:
-        raise RotatorError("timeout", f"{host}:{port}") from None
-    except OSError as exc:
-        raise RotatorError("connect", f"{host}:{port}: {exc.strerror or exc}") from None
-
-
-def _connect_tls(host: str, port: int, ca_file: str | None, timeout: float) -> ssl.SSLSocket:
-    """Connect with the server's certificate checked. `ca_file` None: the system's CAs."""
-    context = ssl.create_default_context(cafile=ca_file)
-    # Python 3.13 is stricter about form than libcurl and Litestream are; judge as they do.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    plain = _connect(host, port, timeout)
-    try:
-        return context.wrap_socket(plain, server_hostname=host)
-    except ssl.SSLCertVerificationError as exc:
-        raise provider.transport_error(60, exc.verify_message) from None
-    except ssl.SSLError as exc:
-        raise RotatorError("tls_failed", str(exc.reason)) from None
-    except TimeoutError:
-        raise RotatorError("timeout", f"{host}:{port}") from None
-    except OSError as exc:
-        raise RotatorError("connection_lost", f"{host}:{port}: {exc.strerror or exc}") from None
-
-
 def _tls(config: Config) -> str:
+    """Connect with the server's certificate checked, and ask for nothing."""
+    backend.check(config)
+    import pycurl
+
     if not os.access(config.ca_file, os.R_OK):
         raise RotatorError("file_unreadable", f"cannot read {config.ca_file}")
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.URL, f"https://{config.endpoint}")
+    curl.setopt(pycurl.CONNECT_ONLY, 1)
     try:
-        with _connect_tls(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
-            return f"{config.endpoint} proved itself, {wrapped.version()}"
+        provider.perform(curl, config, config.ca_file)
     except RotatorError as error:
         # TLS 1.2 asks for our certificate within the handshake, and the key is not ours to use here.
-        if "ALERT_HANDSHAKE_FAILURE" in error.detail:
+        if error.kind.name == "tls_client_refused":
             raise SkippedError("the endpoint wants our certificate first: --login shows it") from None
         raise
+    return f"{config.endpoint} proved itself"
 
 
 def _provider(config: Config, secret: str | None) -> str:

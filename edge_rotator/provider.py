@@ -125,6 +125,22 @@ def _clock_behind(config: Config) -> bool:
 def _transfer(config: Config, pin_path: str) -> Answer:
     import pycurl
 
+    curl = pycurl.Curl()
+    backend.set_key(curl, config, pin_path)
+    curl.setopt(pycurl.URL, f"https://{config.endpoint}/role-aliases/{config.role_alias}/credentials")
+    curl.setopt(pycurl.HTTPHEADER, [f"x-amzn-iot-thingname: {config.thing_name}"])
+    curl.setopt(pycurl.SSLCERT, config.certificate_file)
+    status, headers, body = perform(curl, config, config.ca_file)
+    return Answer(status, headers, body, clock.read_clock().wall)
+
+
+def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[str, str], bytes]:
+    """Do one request; return its status, headers and body. `ca_file` empty: the system's CAs.
+
+    Whatever it is, the server proves itself, nothing is followed, all is bounded. Raises RotatorError.
+    """
+    import pycurl
+
     body = bytearray()
     headers: dict[str, str] = {}
     size = 0  # of body and headers
@@ -148,53 +164,36 @@ def _transfer(config: Config, pin_path: str) -> Answer:
             headers[name.strip().lower()] = value.strip()
         return None
 
-    curl = pycurl.Curl()
+    if ca_file:
+        # Only the named CAs: libcurl's built-in directory would add every public one.
+        curl.setopt(pycurl.CAINFO, ca_file)
+        curl.unsetopt(pycurl.CAPATH)
+    for option, value in (
+        (pycurl.USERAGENT, "edge-rotator"),
+        (pycurl.SSL_VERIFYPEER, 1),
+        (pycurl.SSL_VERIFYHOST, 2),
+        (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
+        (pycurl.PROTOCOLS, pycurl.PROTO_HTTPS),
+        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+        (pycurl.FOLLOWLOCATION, 0),
+        (pycurl.PROXY, ""),
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000)),
+        (pycurl.TIMEOUT_MS, int(config.timeout * 1000)),
+        (pycurl.HEADERFUNCTION, on_header),
+        (pycurl.WRITEFUNCTION, on_body),
+    ):
+        curl.setopt(option, value)
     try:
-        backend.set_key(curl, config, pin_path)
-        _set_request(curl, config)
-        curl.setopt(pycurl.HEADERFUNCTION, on_header)
-        curl.setopt(pycurl.WRITEFUNCTION, on_body)
-        try:
-            curl.perform()
-        except pycurl.error as exc:
-            if size > MAX_BODY:
-                raise RotatorError("answer_oversized", f"more than {MAX_BODY} bytes") from None
-            incomplete = curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD) > len(body)
-            raise transport_error(int(exc.args[0]), curl.errstr(), incomplete) from None
-        status = curl.getinfo(pycurl.RESPONSE_CODE)
+        curl.perform()
+        return curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(body)
+    except pycurl.error as exc:
+        if size > MAX_BODY:
+            raise RotatorError("answer_oversized", f"more than {MAX_BODY} bytes") from None
+        incomplete = curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD) > len(body)
+        raise transport_error(int(exc.args[0]), curl.errstr(), incomplete) from None
     finally:
         curl.close()
-    return Answer(status, headers, bytes(body), clock.read_clock().wall)
-
-
-def _set_request(curl: pycurl.Curl, config: Config) -> None:
-    """Set what is the same for every backend."""
-    import pycurl
-
-    curl.setopt(pycurl.URL, f"https://{config.endpoint}/role-aliases/{config.role_alias}/credentials")
-    curl.setopt(pycurl.HTTPHEADER, [f"x-amzn-iot-thingname: {config.thing_name}"])
-    curl.setopt(pycurl.SSLCERT, config.certificate_file)
-    # Only the named CAs: libcurl's built-in directory would add every public one.
-    curl.setopt(pycurl.CAINFO, config.ca_file)
-    curl.unsetopt(pycurl.CAPATH)
-    set_common(curl, config)
-
-
-def set_common(curl: pycurl.Curl, config: Config) -> None:
-    """Set what every request has: the server proves itself, nothing is followed, all is bounded."""
-    import pycurl
-
-    curl.setopt(pycurl.USERAGENT, "edge-rotator")
-    curl.setopt(pycurl.SSL_VERIFYPEER, 1)
-    curl.setopt(pycurl.SSL_VERIFYHOST, 2)
-    curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
-    curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
-    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-    curl.setopt(pycurl.FOLLOWLOCATION, 0)
-    curl.setopt(pycurl.PROXY, "")
-    curl.setopt(pycurl.NOSIGNAL, 1)
-    curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000))
-    curl.setopt(pycurl.TIMEOUT_MS, int(config.timeout * 1000))
 
 
 # Classes that may be the token's doing.
