@@ -27,12 +27,10 @@ from edge_rotator import (
     litestream,
     lock,
     provider,
-    replication,
     rotation,
     s3,
     status,
     systemd,
-    timer,
     token,
 )
 from edge_rotator import config as configuration
@@ -63,12 +61,12 @@ def _needs_token(config: Config) -> None:
 
 
 def _timer(_config: Config) -> str:
-    ticks = timer.look()
+    ticks = systemd.ticks()
     if not ticks.known:
         raise SkippedError(f"unknown, {ticks.detail}")
     if ticks.error:
         raise RotatorError(ticks.error, ticks.detail)
-    return f"{timer.TIMER} ticks and is enabled"
+    return f"{systemd.TIMER} ticks and is enabled"
 
 
 def _pycurl(config: Config) -> str:
@@ -239,8 +237,8 @@ def _s3(config: Config) -> str:
             continue
         newest = 0
         if config.litestream_socket and index < len(config.databases):
-            newest = replication.txid(config.litestream_socket, config.databases[index])
-        server.prove(bucket, path, newest, replication.limit(config))
+            newest = litestream.txid(config.litestream_socket, config.databases[index])
+        server.prove(bucket, path, newest, litestream.limit(config))
     hosts = ", ".join(sorted({urlsplit(bucket).netloc for bucket, _ in config.replicas}))
     if server.credentials:
         return f"{hosts}: took, gave and listed, and what Litestream has is there"
@@ -251,10 +249,10 @@ def _s3(config: Config) -> str:
 def _litestream(config: Config) -> str:
     if not config.litestream_socket:
         raise SkippedError("no delivery.litestream_socket")
-    answer, why = replication.try_look(config.litestream_socket)
+    answer, why = litestream.look(config.litestream_socket)
     if why:
         raise RotatorError("litestream_silent", why)
-    found = [f"{path} {problem}" for path, problem in replication.problems(config, answer).items()]
+    found = [f"{path} {problem}" for path, problem in litestream.problems(config, answer).items()]
     # What Litestream says of a sync is what S3 says of it.
     for path in answer.databases:
         if error := litestream.try_sync(config, path):

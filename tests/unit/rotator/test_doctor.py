@@ -22,7 +22,7 @@ from faultserver import Handler
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor, replication, systemd
+from edge_rotator import clock, doctor, litestream, systemd
 from edge_rotator import config as configuration
 from edge_rotator.errors import FORCE, KINDS, RotatorError
 
@@ -317,7 +317,7 @@ def bucket(
     monkeypatch.setattr(systemd, "show", lambda *_: [{"Environment": f"A=x SSL_CERT_FILE={pki[0].path}"}])
     config.replicas = [[f"https://{local.server.endpoint}/bucket", "edge01/app.db"]]
     config.databases, config.sync_interval = ["/db0"], 0
-    monkeypatch.setattr(replication, "_SLACK", 0.0)
+    monkeypatch.setattr(litestream, "_SLACK", 0.0)
     with control_socket(tmp_path / "query", listing(1.0)) as path:
         config.litestream_socket = str(path)
         yield Bucket(local)
