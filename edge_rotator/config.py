@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from edge_rotator import files
 from edge_rotator.errors import RotatorError
 
 DEFAULT_PATH = "/etc/edge-rotator/config.toml"
@@ -170,6 +171,13 @@ def load(path: str) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise RotatorError("config_invalid", f"{path}: not TOML: {exc}") from None
     return check(path, raw)
+
+
+def as_user(path: str) -> Config:
+    """Read the configuration, and become the service's user before any file of that user is read."""
+    config = load(path)
+    files.become(config.user)
+    return config
 
 
 def _bad(path: str, key: str, value: object, rule: str) -> RotatorError:

@@ -29,6 +29,7 @@ from edge_rotator import (
     provider,
     rotation,
     s3,
+    schedule,
     status,
     systemd,
     token,
@@ -336,14 +337,6 @@ def _show(name: str, verdict: str, kind: str, detail: str) -> None:
         print(f"{'':21}fix: {KINDS[kind].fix}", flush=True)
 
 
-def _prepare(path: str, login: bool) -> tuple[Config, str | None]:
-    """Return configuration and the PIN if it is to be used; we are then the service's user."""
-    config = configuration.load(path)
-    secret = token.read_pin(config.pin_file) if login and config.backend != "file" else None
-    files.become(config.user)
-    return config, secret
-
-
 def _alone(config: Config, check: Callable[..., str], **secret: str | None) -> str:
     """Do a check that uses the token, with the lock.
 
@@ -357,17 +350,9 @@ def _alone(config: Config, check: Callable[..., str], **secret: str | None) -> s
         os.close(held)
 
 
-def _latched(config: Config) -> bool:
-    try:
-        rotation.refuse_latched(config)
-    except RotatorError:
-        return True
-    return False
-
-
 def _walk(config: Config, secret: str | None) -> bool:
     """Check everything; return whether nothing failed."""
-    latched = _latched(config)
+    latched = schedule.latched(states.load(config.state_directory), config.pin_file)
     # Name, the check that has to be passed before it makes sense, what is done.
     checks: tuple[tuple[str, str, Callable[[Config], str]], ...] = (
         ("timer", "", _timer),
@@ -405,7 +390,9 @@ def _walk(config: Config, secret: str | None) -> bool:
 def run(path: str, login: bool) -> int:
     """Check everything; return 0 if nothing failed, else 1. No PIN is used unless `login`."""
     try:
-        config, secret = _prepare(path, login)
+        config = configuration.load(path)
+        secret = token.read_pin(config.pin_file) if login and config.backend != "file" else None
+        files.become(config.user)
     except RotatorError as error:
         _show("config", "failed", error.kind.name, error.detail)
         return 1

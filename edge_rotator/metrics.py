@@ -115,10 +115,9 @@ def _replication(config: Config, clock: Clock) -> Iterator[Sample]:
 
 def run(path: str) -> int:
     """Replace the file. Raises `config_invalid` if none is named, `write_failed`."""
-    config = configuration.load(path)
+    config = configuration.as_user(path)
     if not config.metrics_file:
         raise RotatorError("config_invalid", f"{path}: service.metrics_file names no file")
-    files.become(config.user)
     state = states.load(config.state_directory)
     data = render(collect(config, state, read_clock())).encode()
     try:

@@ -114,11 +114,6 @@ def login(config: Config) -> Iterator[None]:
         run.save()
 
 
-def refuse_latched(config: Config) -> None:
-    """Raise `pin_refused` if the PIN file is still the one the token refused."""
-    Run(config).refuse_latched()
-
-
 def decide(config: Config, state: State, entry: Next | None, clock: Clock) -> tuple[str, str]:
     """Return what a run that is due has to do, and why. `entry` is what `next` said."""
     present = os.path.exists(config.credentials_file)

@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from edge_rotator import config as configuration
-from edge_rotator import delivery, files, litestream, lock, rotation, schedule, systemd, token
+from edge_rotator import delivery, litestream, lock, rotation, schedule, systemd, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
@@ -343,8 +343,7 @@ def render(report: dict[str, Any]) -> str:
 def run(path: str, as_json: bool) -> int:
     """Print the report; return 0 ok, 1 warning, 2 critical, 3 unknown."""
     try:
-        config = configuration.load(path)
-        files.become(config.user)
+        config = configuration.as_user(path)
         # What cannot be read must not look like a device without credentials.
         if not os.access(config.state_directory, os.R_OK | os.X_OK):
             raise RotatorError("state_failed", f"cannot read {config.state_directory}: run `{STATUS}`")
