@@ -342,12 +342,8 @@ def _alone(config: Config, check: Callable[..., str], **secret: str | None) -> s
 
     Only here, in the check's own process: the doctor itself may be stopped or wait for its reader.
     """
-    held = lock.take(config, patient=True)
-    try:
-        with rotation.login(config) if secret.get("secret") else nullcontext():
-            return check(config, **secret)
-    finally:
-        os.close(held)
+    with lock.held(config), rotation.login(config) if secret.get("secret") else nullcontext():
+        return check(config, **secret)
 
 
 def _walk(config: Config, secret: str | None) -> bool:

@@ -21,14 +21,15 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Answer:
-    """What came back. `skew` is the server's clock minus ours (s), None without a Date header."""
+    """What came back. `date` is the server's clock (s since 1970), None without a Date header."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes, now: float) -> None:
         self.status = status
         self.body = body
         self.date = _http_date(headers.get("date", ""))
-        self.skew = None if self.date is None else self.date - now
-        self.retry_after = _retry_after(headers.get("retry-after", ""), now + (self.skew or 0.0))
+        self.retry_after = _retry_after(
+            headers.get("retry-after", ""), now if self.date is None else self.date
+        )
         self.message = _message(body) if status != 200 else ""
 
 
@@ -273,6 +274,8 @@ _REFUSALS = (
     # Not published for this service; in these words AWS limits requests elsewhere.
     (400, "rate exceeded", "throttled"),
     (400, "throttl", "throttled"),
+    (408, "", "timeout"),
+    (429, "", "throttled"),
 )
 
 
@@ -280,16 +283,9 @@ def http_error(answer: Answer) -> RotatorError | None:
     """Class of an answer that is not 200; None for 200."""
     if answer.status == 200:
         return None
+    name = "server_error" if answer.status >= 500 else "provider_refused"
+    for status, words, refusal in _REFUSALS:
+        if status == answer.status and words in answer.message.lower():
+            name = refusal
     detail = f"HTTP {answer.status}" + (f": {answer.message}" if answer.message else "")
-    name = "provider_refused"
-    if answer.status == 408:
-        name = "timeout"
-    elif answer.status == 429:
-        name = "throttled"
-    elif answer.status >= 500:
-        name = "server_error"
-    else:
-        for status, words, refusal in _REFUSALS:
-            if status == answer.status and words in answer.message.lower():
-                name = refusal
     return RotatorError(name, detail, answer.retry_after)

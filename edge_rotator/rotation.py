@@ -38,11 +38,8 @@ def rotate(path: str, force: bool = False) -> int:
     if not force and not schedule.is_due(config.directory, read_clock().boot):
         return 0
     refuse_root(config.user)
-    held = lock.take(config, patient=force)
-    try:
+    with lock.held(config, patient=force):
         failed = Run(config).tick(force)
-    finally:
-        os.close(held)
     return failed.exit_code if failed else 0
 
 
@@ -50,8 +47,7 @@ def dry_run(path: str) -> int:
     """Ask the provider and check its answer, store nothing, restart nothing."""
     config = configuration.load(path)
     refuse_root(config.user)
-    held = lock.take(config, patient=True)
-    try:
+    with lock.held(config):
         run = Run(config)
         run.refuse_latched()
         run.refuse_without_pin()
@@ -64,8 +60,6 @@ def dry_run(path: str) -> int:
             run.fail(error, "dry_run")
             run.write_next()
             return error.kind.exit_code
-    finally:
-        os.close(held)
     event("dry_run", thing=config.thing_name, lifetime_s=float(lifetime), clock_skew_s=-skew)
     return 0
 
