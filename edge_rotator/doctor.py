@@ -189,7 +189,7 @@ def _tls(config: Config) -> str:
         provider.perform(curl, config, config.ca_file)
     except RotatorError as error:
         # TLS 1.2 asks for our certificate within the handshake, and the key is not ours to use here.
-        if error.kind.name == "tls_client_refused":
+        if error.kind.name == "tls_client_refused" or "Handshake failed" in error.detail:  # GnuTLS's words
             raise SkippedError("the endpoint wants our certificate first: --login shows it") from None
         raise
     return f"{config.endpoint} proved itself"

@@ -398,6 +398,13 @@ def test_an_endpoint_that_wants_our_certificate_first(config: configuration.Conf
         doctor._tls(config)
 
 
+def test_gnutls_tells_it_in_words_of_its_own(device: Device) -> None:
+    use_debian_pycurl(device)
+    device.server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    text = device.run("doctor").stdout
+    assert Lines(text)["tls"] == "skipped", text
+
+
 def test_what_is_no_tls(config: configuration.Config) -> None:
     """A server that answers in clear, and one that says nothing."""
     config.connect_timeout = config.timeout = 0.3
