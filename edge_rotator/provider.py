@@ -142,28 +142,11 @@ def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[
     """
     import pycurl
 
-    body = bytearray()
-    headers: dict[str, str] = {}
-    size = 0  # of body and headers
+    head, body = bytearray(), bytearray()
 
-    def too_much(data: bytes) -> bool:
-        nonlocal size
-        size += len(data)
-        return size > MAX_BODY
-
-    def on_body(data: bytes) -> int | None:
-        if too_much(data):
-            return 0  # makes libcurl give up
-        body.extend(data)
-        return None
-
-    def on_header(line: bytes) -> int | None:
-        if too_much(line):
-            return 0
-        name, colon, value = line.decode("latin-1").partition(":")
-        if colon:
-            headers[name.strip().lower()] = value.strip()
-        return None
+    def keep(data: bytes, kept: bytearray) -> int | None:
+        kept.extend(data)
+        return 0 if len(head) + len(body) > MAX_BODY else None  # 0 makes libcurl give up
 
     if ca_file:
         # Only the named CAs: libcurl's built-in directory would add every public one.
@@ -181,20 +164,22 @@ def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[
         (pycurl.NOSIGNAL, 1),
         (pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000)),
         (pycurl.TIMEOUT_MS, int(config.timeout * 1000)),
-        (pycurl.HEADERFUNCTION, on_header),
-        (pycurl.WRITEFUNCTION, on_body),
+        (pycurl.HEADERFUNCTION, lambda data: keep(data, head)),
+        (pycurl.WRITEFUNCTION, lambda data: keep(data, body)),
     ):
         curl.setopt(option, value)
     try:
         curl.perform()
-        return curl.getinfo(pycurl.RESPONSE_CODE), headers, bytes(body)
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
     except pycurl.error as exc:
-        if size > MAX_BODY:
+        if len(head) + len(body) > MAX_BODY:
             raise RotatorError("answer_oversized", f"more than {MAX_BODY} bytes") from None
         incomplete = curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD) > len(body)
         raise transport_error(int(exc.args[0]), curl.errstr(), incomplete) from None
     finally:
         curl.close()
+    lines = [line.partition(":") for line in head.decode("latin-1").split("\n")]
+    return status, {name.strip().lower(): value.strip() for name, _, value in lines}, bytes(body)
 
 
 # Classes that may be the token's doing.

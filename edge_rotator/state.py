@@ -55,33 +55,21 @@ class LastError(NamedTuple):
 class State(SimpleNamespace):
     """Everything remembered. A fresh one makes a rotation due at once."""
 
-    success: Success | None
-    failure: Failure | None
-    before: Failure | None  # what failed before the attempt that is under way
-    last_error: LastError | None
-    latched: bool  # the token refused the PIN
-    pin: Stat | None  # the PIN file as it was then, and at the unknown ones
-    unknown: int  # logins with that PIN of which nobody lived to record what became
-    accepted: Stat | None  # the PIN file with which a login last succeeded
-    restart_pending: bool  # Litestream has yet to read the environment file
-    clock_skew: float  # server's clock minus ours (s), at the last answer
+    success: Success | None = None
+    failure: Failure | None = None
+    before: Failure | None = None  # what failed before the attempt that is under way
+    last_error: LastError | None = None
+    latched: bool = False  # the token refused the PIN
+    pin: Stat | None = None  # the PIN file as it was then, and at the unknown ones
+    unknown: int = 0  # logins with that PIN of which nobody lived to record what became
+    accepted: Stat | None = None  # the PIN file with which a login last succeeded
+    restart_pending: bool = False  # Litestream has yet to read the environment file
+    clock_skew: float = 0.0  # server's clock minus ours (s), at the last answer
     attempts: dict[str, int]  # by outcome: rotated, or the error
 
     def __init__(self, **known: Any) -> None:
-        fresh: dict[str, Any] = {
-            "success": None,
-            "failure": None,
-            "before": None,
-            "last_error": None,
-            "latched": False,
-            "pin": None,
-            "unknown": 0,
-            "accepted": None,
-            "restart_pending": False,
-            "clock_skew": 0.0,
-            "attempts": {},
-        }
-        super().__init__(**fresh | known)
+        fresh: dict[str, Any] = {name: getattr(State, name, None) for name in State.__annotations__}
+        super().__init__(**fresh | {"attempts": {}} | known)
 
     def to_json(self) -> bytes:
         """Render for the file."""
