@@ -228,7 +228,7 @@ def _s3(config: Config) -> str:
     if not config.replicas:
         raise SkippedError("no delivery.replicas")
     clock, state = read_clock(), states.load(config.state_directory)
-    held = state.remaining(clock) > 0 and os.path.exists(config.credentials_file)
+    held = state.remaining(clock, config.credentials_file) > 0
     signs = hasattr(pycurl, "AWS_SIGV4")  # Debian 12's own pycurl (backend gnutls) does not
     ca = systemd.environment(config.service, "SSL_CERT_FILE")
     server = s3.S3(config, ca, delivery.read(config) if held and signs else None)

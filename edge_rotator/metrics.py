@@ -5,7 +5,6 @@ Everything that has an age is a timestamp, so that the file is right between two
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -74,7 +73,7 @@ def collect(config: Config, state: State, clock: Clock) -> Iterator[Sample]:
     yield "build_info", {"version": __version__, "backend": config.backend, "mode": config.mode}, 1
     yield "updated_timestamp_seconds", {}, clock.wall
     success = state.success
-    left = state.remaining(clock) if os.path.exists(config.credentials_file) else 0.0
+    left = state.remaining(clock, config.credentials_file)
     expiry = min(clock.wall, success.wall + success.usable) if success else 0.0
     yield "credentials_expiry_timestamp_seconds", {}, clock.wall + left if left else expiry
     yield "last_success_timestamp_seconds", {}, success.wall if success else 0.0

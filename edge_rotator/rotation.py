@@ -130,7 +130,7 @@ def restart_pending(config: Config, state: State, clock: Clock) -> bool:
     """Whether Litestream has yet to be restarted with the environment file that is there."""
     if config.mode != "environment" or not state.restart_pending:
         return False
-    return os.path.exists(config.credentials_file) and state.remaining(clock) > 0
+    return state.remaining(clock, config.credentials_file) > 0
 
 
 class Run:
@@ -158,7 +158,7 @@ class Run:
 
     def remaining(self, clock: Clock) -> float:
         """Seconds that the credentials that are there still last."""
-        return self.state.remaining(clock) if os.path.exists(self.config.credentials_file) else 0.0
+        return self.state.remaining(clock, self.config.credentials_file)
 
     def refuse_latched(self) -> None:
         """Refuse even a forced login while the PIN is the one that the token refused."""

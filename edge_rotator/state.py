@@ -7,6 +7,7 @@ at worst costs one early rotation.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -76,12 +77,9 @@ class State(SimpleNamespace):
         records = {name: each and each._asdict() for name, each in vars(self).items() if name in _RECORDS}
         return json.dumps({"version": VERSION, **vars(self), **records}).encode() + b"\n"
 
-    def remaining(self, clock: Clock) -> float:
-        """Seconds that the credentials of the last success still last, if that was in this boot.
-
-        They lie on tmpfs: the caller has seen that they are there, and so that it was.
-        """
-        if not self.success or clock.boot < self.success.boot:
+    def remaining(self, clock: Clock, file: str) -> float:
+        """Seconds that the credentials in `file` still last; it lies on tmpfs, so they are of this boot."""
+        if not self.success or clock.boot < self.success.boot or not os.path.exists(file):
             return 0.0
         return max(0.0, self.success.usable - (clock.boot - self.success.boot))
 

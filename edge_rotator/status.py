@@ -171,7 +171,7 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "mode": config.mode,
         "credentials": {
             "file": config.credentials_file,
-            "remaining_s": state.remaining(clock) if present else 0.0,
+            "remaining_s": state.remaining(clock, config.credentials_file),
         },
         "last_rotation": format_iso(success.wall) if success else None,
         "next_attempt_in_s": wait,
