@@ -7,11 +7,9 @@ PKCS#11 return value of the failed call, so that a wrong PIN is known without a 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sys
-import termios
 from typing import TYPE_CHECKING
 
 from edge_rotator.errors import RotatorError
@@ -146,6 +144,9 @@ def load(config: Config) -> None:
 
 def _leave_terminal() -> None:
     """Give up the controlling terminal: OpenSSL would ask there for a PIN, and wait."""
+    import fcntl
+    import termios
+
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 
 from edge_rotator import config as configuration
-from edge_rotator import files, rotation, schedule
+from edge_rotator import rotation, schedule
 from edge_rotator.clock import read_clock
-from edge_rotator.config import Config
 from edge_rotator.errors import KINDS, NOTICE, RotatorError, event, place_of
 
 _TOP = """\
@@ -128,7 +128,8 @@ examples, as root:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser, whose help is also the manual."""
-    raw = argparse.RawDescriptionHelpFormatter
+    # As wide as the texts are; by default each parser asks the terminal, which costs a rotation 3 ms.
+    raw = partial(argparse.RawDescriptionHelpFormatter, width=78)
     top = argparse.ArgumentParser(prog="edge-rotator", description=_TOP, epilog=_TOP_END, formatter_class=raw)
     top.add_argument(
         "--config", metavar="PATH", default=configuration.DEFAULT_PATH, help="configuration (%(default)s)"
@@ -183,16 +184,9 @@ def parser() -> argparse.ArgumentParser:
 def _due(path: str) -> int:
     """Return 0 if there is something to do, 1 if not; what cannot be told is something to do."""
     try:
-        return 0 if schedule.is_due(as_user(path).directory, read_clock().boot) else 1
+        return 0 if schedule.is_due(configuration.as_user(path).directory, read_clock().boot) else 1
     except Exception:
         return 0  # `rotate` says what is wrong
-
-
-def as_user(path: str) -> Config:
-    """Read the configuration, and become the service's user before any file of that user is read."""
-    config = configuration.load(path)
-    files.become(config.user)
-    return config
 
 
 def _run(args: argparse.Namespace) -> int:

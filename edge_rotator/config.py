@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from edge_rotator import files
 from edge_rotator.errors import RotatorError
 
 DEFAULT_PATH = "/etc/edge-rotator/config.toml"
@@ -33,17 +34,20 @@ class Key(NamedTuple):
     rule: str
 
 
-def text(default: str | None, pattern: str, rule: str) -> Key:
+key: Any = Key  # for an attribute whose type is that of its values
+
+
+def text(default: str | None, pattern: str, rule: str) -> Any:
     """Make a key that takes a text."""
     return Key(default, lambda value: _matches(pattern, value), rule)
 
 
-def one_of(default: str, choices: tuple[str, ...]) -> Key:
+def one_of(default: str, choices: tuple[str, ...]) -> Any:
     """Make a key that takes one of a few texts."""
     return Key(default, lambda value: value in choices, "one of " + ", ".join(choices))
 
 
-def number(default: float, low: float, high: float) -> Key:
+def number(default: float, low: float, high: float) -> Any:
     """Make a key that takes a number of seconds."""
     return Key(
         default,
@@ -52,7 +56,7 @@ def number(default: float, low: float, high: float) -> Key:
     )
 
 
-def texts(default: list[str], pattern: str, rule: str) -> Key:
+def texts(default: list[str], pattern: str, rule: str) -> Any:
     """Make a key that takes a list of texts, of which the first begins with a slash."""
     return Key(
         default,
@@ -75,110 +79,86 @@ def _is_replica(value: Any) -> bool:
     )
 
 
-# section -> key
-KEYS: dict[str, dict[str, Key]] = {
-    "provider": {
-        "endpoint": text(
-            REQUIRED, _HOST, "a host name, with :port if it is not 443, without a scheme or a path"
-        ),
-        "role_alias": text(REQUIRED, r"[A-Za-z0-9_=,@-]{1,128}", "1 to 128 of A-Z a-z 0-9 _ = , @ -"),
-        "thing_name": text(REQUIRED, r"[A-Za-z0-9:_-]{1,128}", "1 to 128 of A-Z a-z 0-9 : _ -"),
-        "certificate_file": text("/etc/edge-identity/device.crt", _PATH, "an absolute path"),
-        "ca_file": text("/etc/edge-identity/ca-bundle.pem", _PATH, "an absolute path"),
-        "backend": one_of("engine", BACKENDS),
-        "connect_timeout": number(10, 0.1, 300),
-        "timeout": number(30, 0.1, 600),
-    },
-    "token": {
-        "module": text("", _OPTIONAL_PATH, "an absolute path"),
-        "label": text("", _LABEL, "a token's label, without control characters"),
-        "key_label": text("", _LABEL, "a key's label, without control characters"),
-        "pin_file": text("", _OPTIONAL_PATH, "an absolute path, or absent for a token without PIN"),
-        "key_file": text("", _OPTIONAL_PATH, "an absolute path (backend file only)"),
-        "environment": Key({}, lambda value: isinstance(value, dict), "a table of names and texts"),
-    },
-    "schedule": {
-        "expected_lifetime": number(3600, 5, 43200),
-        "refresh_margin": number(300, 0, 43200),
-        "safety_margin": number(60, 0, 3600),
-    },
-    "delivery": {
-        "mode": one_of("process", MODES),
-        "directory": text("/run/edge-rotator", _PATH, "an absolute path"),
-        "region": text(REQUIRED, r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}", "an AWS region, eu-central-1"),
-        "group": text("litestream", rf"(?:{_USER})?", "a group's name, or empty to leave the group"),
-        "service": text("litestream.service", r"[A-Za-z0-9:_.@-]+\.service", "a unit's name"),
-        "litestream_socket": text("/run/litestream-query.sock", _OPTIONAL_PATH, "a path"),
-        "restart_command": texts(
-            ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "restart", "litestream.service"],
-            _TEXT,
-            "a program's absolute path and its arguments",
-        ),
-        "databases": texts([], _PATH, "absolute paths"),
-        "patterns": texts([], _PATH, "absolute paths that end in a pattern"),
-        "replicas": Key(
-            [],
-            lambda value: isinstance(value, list) and all(_is_replica(item) for item in value),
-            "a list of pairs, the bucket's https:// URL and a path in it, of databases and patterns in turn",
-        ),
-        "sync_interval": number(1, 0, 86400),
-    },
-    "service": {
-        "user": text("edge-rotator", _USER, "a user's name"),
-        "state_directory": text("/var/lib/edge-rotator", _PATH, "an absolute path"),
-        "metrics_file": text("", _OPTIONAL_PATH, "an absolute path, or empty for none"),
-    },
-}
-# An upgrade to this version that broke off leaves the new program with a configuration of 2.0.0.
-_IGNORED = ("delivery.sync_command", "delivery.litestream_config")
+# One class for each section of the file, one attribute for each key.
 
 
-class Config:
+class _Provider:
+    endpoint: str = text(
+        REQUIRED, _HOST, "a host name, with :port if it is not 443, without a scheme or a path"
+    )
+    role_alias: str = text(REQUIRED, r"[A-Za-z0-9_=,@-]{1,128}", "1 to 128 of A-Z a-z 0-9 _ = , @ -")
+    thing_name: str = text(REQUIRED, r"[A-Za-z0-9:_-]{1,128}", "1 to 128 of A-Z a-z 0-9 : _ -")
+    certificate_file: str = text("/etc/edge-identity/device.crt", _PATH, "an absolute path")
+    ca_file: str = text("/etc/edge-identity/ca-bundle.pem", _PATH, "an absolute path")
+    backend: str = one_of("engine", BACKENDS)
+    connect_timeout: float = number(10, 0.1, 300)
+    timeout: float = number(30, 0.1, 600)
+
+
+class _Token:
+    module: str = text("", _OPTIONAL_PATH, "an absolute path")
+    label: str = text("", _LABEL, "a token's label, without control characters")
+    key_label: str = text("", _LABEL, "a key's label, without control characters")
+    pin_file: str = text("", _OPTIONAL_PATH, "an absolute path, or absent for a token without PIN")
+    key_file: str = text("", _OPTIONAL_PATH, "an absolute path (backend file only)")
+    environment: dict[str, str] = key({}, lambda value: isinstance(value, dict), "a table of names and texts")
+
+
+class _Schedule:
+    expected_lifetime: float = number(3600, 5, 43200)
+    refresh_margin: float = number(300, 0, 43200)
+    safety_margin: float = number(60, 0, 3600)
+
+
+class _Delivery:
+    mode: str = one_of("process", MODES)
+    directory: str = text("/run/edge-rotator", _PATH, "an absolute path")
+    region: str = text(REQUIRED, r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}", "an AWS region, eu-central-1")
+    group: str = text("litestream", rf"(?:{_USER})?", "a group's name, or empty to leave the group")
+    service: str = text("litestream.service", r"[A-Za-z0-9:_.@-]+\.service", "a unit's name")
+    litestream_socket: str = text("/run/litestream-query.sock", _OPTIONAL_PATH, "a path")
+    restart_command: list[str] = texts(
+        ["/usr/bin/sudo", "-n", "/usr/bin/systemctl", "restart", "litestream.service"],
+        _TEXT,
+        "a program's absolute path and its arguments",
+    )
+    databases: list[str] = texts([], _PATH, "absolute paths")
+    patterns: list[str] = texts([], _PATH, "absolute paths that end in a pattern")
+    replicas: list[list[str]] = key(
+        [],
+        lambda value: isinstance(value, list) and all(_is_replica(item) for item in value),
+        "a list of pairs, the bucket's https:// URL and a path in it, of databases and patterns in turn",
+    )
+    sync_interval: float = number(1, 0, 86400)
+
+
+class _Service:
+    user: str = text("edge-rotator", _USER, "a user's name")
+    state_directory: str = text("/var/lib/edge-rotator", _PATH, "an absolute path")
+    metrics_file: str = text("", _OPTIONAL_PATH, "an absolute path, or empty for none")
+
+
+class Config(_Provider, _Token, _Schedule, _Delivery, _Service):
     """The checked configuration; one attribute per key of the file (times in seconds)."""
 
     path: str
-    # [provider]
-    endpoint: str
-    role_alias: str
-    thing_name: str
-    certificate_file: str
-    ca_file: str
-    backend: str
-    connect_timeout: float
-    timeout: float
-    # [token]
-    module: str
-    label: str
-    key_label: str
-    pin_file: str
-    key_file: str
-    environment: dict[str, str]
-    # [schedule]
-    expected_lifetime: float
-    refresh_margin: float
-    safety_margin: float
-    # [delivery]
-    mode: str
-    directory: str
-    region: str
-    group: str
-    service: str
-    litestream_socket: str
-    restart_command: list[str]
-    databases: list[str]
-    patterns: list[str]
-    replicas: list[list[str]]
-    sync_interval: float
-    # [service]
-    user: str
-    state_directory: str
-    metrics_file: str
 
     @property
     def credentials_file(self) -> str:
         """Where the credentials go in this mode."""
         name = "credentials.json" if self.mode == "process" else "litestream.env"
         return f"{self.directory}/{name}"
+
+
+# section -> key
+KEYS: dict[str, dict[str, Key]] = {
+    section.__name__.strip("_").lower(): {
+        name: value for name, value in vars(section).items() if isinstance(value, Key)
+    }
+    for section in Config.__bases__
+}
+# An upgrade to this version that broke off leaves the new program with a configuration of 2.0.0.
+_IGNORED = ("delivery.sync_command", "delivery.litestream_config")
 
 
 def load(path: str) -> Config:
@@ -191,6 +171,13 @@ def load(path: str) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise RotatorError("config_invalid", f"{path}: not TOML: {exc}") from None
     return check(path, raw)
+
+
+def as_user(path: str) -> Config:
+    """Read the configuration, and become the service's user before any file of that user is read."""
+    config = load(path)
+    files.become(config.user)
+    return config
 
 
 def _bad(path: str, key: str, value: object, rule: str) -> RotatorError:

@@ -152,17 +152,13 @@ def run(args: argparse.Namespace) -> int:
     if args.create_key or not args.public_key:
         secret = token.read_pin(args.pin_file)
     files.become(args.user)
-    # Before the first installation there is no state directory, and nobody to exclude.
-    held = None
-    if config and Path(config.state_directory).is_dir():
-        held = lock.take(config, patient=True)
-    try:
-        # Without a state directory there is nowhere to latch either.
-        with rotation.login(shared) if shared and held is not None and secret else nullcontext():
-            data = _made(args, secret)
-    finally:
-        if held is not None:
-            os.close(held)
+    # Before the first installation there is no state directory: nobody to exclude, nowhere to latch.
+    installed = config is not None and Path(config.state_directory).is_dir()
+    with (
+        lock.held(config) if config and installed else nullcontext(),
+        rotation.login(shared) if shared and installed and secret else nullcontext(),
+    ):
+        data = _made(args, secret)
     if args.output == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -27,12 +27,11 @@ from edge_rotator import (
     litestream,
     lock,
     provider,
-    replication,
     rotation,
     s3,
+    schedule,
     status,
     systemd,
-    timer,
     token,
 )
 from edge_rotator import config as configuration
@@ -63,12 +62,12 @@ def _needs_token(config: Config) -> None:
 
 
 def _timer(_config: Config) -> str:
-    ticks = timer.look()
+    ticks = systemd.ticks()
     if not ticks.known:
         raise SkippedError(f"unknown, {ticks.detail}")
     if ticks.error:
         raise RotatorError(ticks.error, ticks.detail)
-    return f"{timer.TIMER} ticks and is enabled"
+    return f"{systemd.TIMER} ticks and is enabled"
 
 
 def _pycurl(config: Config) -> str:
@@ -167,61 +166,33 @@ def _clock(config: Config) -> str:
     return f"{now}, nothing speaks against it"
 
 
-def _resolve(host: str, port: int) -> str:
+def _dns(config: Config) -> str:
+    host, _, port = config.endpoint.partition(":")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, int(port or 443), type=socket.SOCK_STREAM)
     except OSError as exc:
         raise RotatorError("dns", f"{host}: {exc.strerror or exc}") from None
     return f"{host} is {found[0][4][0]}"
 
 
-def _endpoint(config: Config) -> tuple[str, int]:
-    host, _, port = config.endpoint.partition(":")
-    return host, int(port or 443)
-
-
-def _dns(config: Config) -> str:
-    return _resolve(*_endpoint(config))
-
-
-def _connect(host: str, port: int, timeout: float) -> socket.socket:
-    try:
-        return socket.create_connection((host, port), timeout)
-    except TimeoutError:
-        raise RotatorError("timeout", f"{host}:{port}") from None
-    except OSError as exc:
-        raise RotatorError("connect", f"{host}:{port}: {exc.strerror or exc}") from None
-
-
-def _connect_tls(host: str, port: int, ca_file: str | None, timeout: float) -> ssl.SSLSocket:
-    """Connect with the server's certificate checked. `ca_file` None: the system's CAs."""
-    context = ssl.create_default_context(cafile=ca_file)
-    # Python 3.13 is stricter about form than libcurl and Litestream are; judge as they do.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    plain = _connect(host, port, timeout)
-    try:
-        return context.wrap_socket(plain, server_hostname=host)
-    except ssl.SSLCertVerificationError as exc:
-        raise provider.transport_error(60, exc.verify_message) from None
-    except ssl.SSLError as exc:
-        raise RotatorError("tls_failed", str(exc.reason)) from None
-    except TimeoutError:
-        raise RotatorError("timeout", f"{host}:{port}") from None
-    except OSError as exc:
-        raise RotatorError("connection_lost", f"{host}:{port}: {exc.strerror or exc}") from None
-
-
 def _tls(config: Config) -> str:
+    """Connect with the server's certificate checked, and ask for nothing."""
+    backend.check(config)
+    import pycurl
+
     if not os.access(config.ca_file, os.R_OK):
         raise RotatorError("file_unreadable", f"cannot read {config.ca_file}")
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.URL, f"https://{config.endpoint}")
+    curl.setopt(pycurl.CONNECT_ONLY, 1)
     try:
-        with _connect_tls(*_endpoint(config), config.ca_file, config.connect_timeout) as wrapped:
-            return f"{config.endpoint} proved itself, {wrapped.version()}"
+        provider.perform(curl, config, config.ca_file)
     except RotatorError as error:
         # TLS 1.2 asks for our certificate within the handshake, and the key is not ours to use here.
-        if "ALERT_HANDSHAKE_FAILURE" in error.detail:
+        if error.kind.name == "tls_client_refused" or "Handshake failed" in error.detail:  # GnuTLS's words
             raise SkippedError("the endpoint wants our certificate first: --login shows it") from None
         raise
+    return f"{config.endpoint} proved itself"
 
 
 def _provider(config: Config, secret: str | None) -> str:
@@ -257,7 +228,7 @@ def _s3(config: Config) -> str:
     if not config.replicas:
         raise SkippedError("no delivery.replicas")
     clock, state = read_clock(), states.load(config.state_directory)
-    held = state.remaining(clock) > 0 and os.path.exists(config.credentials_file)
+    held = state.remaining(clock, config.credentials_file) > 0
     signs = hasattr(pycurl, "AWS_SIGV4")  # Debian 12's own pycurl (backend gnutls) does not
     ca = systemd.environment(config.service, "SSL_CERT_FILE")
     server = s3.S3(config, ca, delivery.read(config) if held and signs else None)
@@ -267,8 +238,8 @@ def _s3(config: Config) -> str:
             continue
         newest = 0
         if config.litestream_socket and index < len(config.databases):
-            newest = replication.txid(config.litestream_socket, config.databases[index])
-        server.prove(bucket, path, newest, replication.limit(config))
+            newest = litestream.txid(config.litestream_socket, config.databases[index])
+        server.prove(bucket, path, newest, litestream.limit(config))
     hosts = ", ".join(sorted({urlsplit(bucket).netloc for bucket, _ in config.replicas}))
     if server.credentials:
         return f"{hosts}: took, gave and listed, and what Litestream has is there"
@@ -279,10 +250,10 @@ def _s3(config: Config) -> str:
 def _litestream(config: Config) -> str:
     if not config.litestream_socket:
         raise SkippedError("no delivery.litestream_socket")
-    answer, why = replication.try_look(config.litestream_socket)
+    answer, why = litestream.look(config.litestream_socket)
     if why:
         raise RotatorError("litestream_silent", why)
-    found = [f"{path} {problem}" for path, problem in replication.problems(config, answer).items()]
+    found = [f"{path} {problem}" for path, problem in litestream.problems(config, answer).items()]
     # What Litestream says of a sync is what S3 says of it.
     for path in answer.databases:
         if error := litestream.try_sync(config, path):
@@ -366,38 +337,18 @@ def _show(name: str, verdict: str, kind: str, detail: str) -> None:
         print(f"{'':21}fix: {KINDS[kind].fix}", flush=True)
 
 
-def _prepare(path: str, login: bool) -> tuple[Config, str | None]:
-    """Return configuration and the PIN if it is to be used; we are then the service's user."""
-    config = configuration.load(path)
-    secret = token.read_pin(config.pin_file) if login and config.backend != "file" else None
-    files.become(config.user)
-    return config, secret
-
-
 def _alone(config: Config, check: Callable[..., str], **secret: str | None) -> str:
     """Do a check that uses the token, with the lock.
 
     Only here, in the check's own process: the doctor itself may be stopped or wait for its reader.
     """
-    held = lock.take(config, patient=True)
-    try:
-        with rotation.login(config) if secret.get("secret") else nullcontext():
-            return check(config, **secret)
-    finally:
-        os.close(held)
-
-
-def _latched(config: Config) -> bool:
-    try:
-        rotation.refuse_latched(config)
-    except RotatorError:
-        return True
-    return False
+    with lock.held(config), rotation.login(config) if secret.get("secret") else nullcontext():
+        return check(config, **secret)
 
 
 def _walk(config: Config, secret: str | None) -> bool:
     """Check everything; return whether nothing failed."""
-    latched = _latched(config)
+    latched = schedule.latched(states.load(config.state_directory), config.pin_file)
     # Name, the check that has to be passed before it makes sense, what is done.
     checks: tuple[tuple[str, str, Callable[[Config], str]], ...] = (
         ("timer", "", _timer),
@@ -435,7 +386,9 @@ def _walk(config: Config, secret: str | None) -> bool:
 def run(path: str, login: bool) -> int:
     """Check everything; return 0 if nothing failed, else 1. No PIN is used unless `login`."""
     try:
-        config, secret = _prepare(path, login)
+        config = configuration.load(path)
+        secret = token.read_pin(config.pin_file) if login and config.backend != "file" else None
+        files.become(config.user)
     except RotatorError as error:
         _show("config", "failed", error.kind.name, error.detail)
         return 1

@@ -39,214 +39,92 @@ class Kind(NamedTuple):
         return f"{self.fix}. After repairing: `{FORCE}`" if self.retry == PERMANENT else self.fix
 
 
-KINDS: dict[str, Kind] = {
-    name: Kind(name, exit_code, retry, fix)
-    for name, exit_code, retry, fix in (
-        # Ourselves
-        ("internal_error", 1, PERMANENT, "a fault in edge-rotator: report it with this line"),
-        ("config_invalid", 3, NONE, "correct the named key in the configuration file"),
-        (
-            "wrong_user",
-            4,
-            NONE,
-            f"`{FORCE}` is given the PIN",
-        ),
-        ("interrupted", 5, TRANSIENT, "the run was killed or the power failed; it is retried"),
-        ("busy", 75, NONE, "another run holds the lock; try again in a minute"),
-        (
-            "lock_stuck",
-            76,
-            NONE,
-            "nothing rotates while the named process has the lock: as root, `kill -CONT` it if it is "
-            "stopped, else `kill -KILL` it",
-        ),
-        (
-            "timer_stopped",
-            77,
-            NONE,
-            "`sudo systemctl --no-pager start edge-rotator.timer`; where it is disabled, "
-            "`sudo systemctl --no-pager enable edge-rotator.timer`; where that fails, converge",
-        ),
-        (
-            "unit_broken",
-            78,
-            NONE,
-            "`sudo systemctl --no-pager status edge-rotator.service` says why: /run without room or "
-            "inodes (`df -h /run`, `df -i /run`)? A unit that was changed: converge",
-        ),
-        # The way to the provider
-        ("dns", 10, TRANSIENT, "check the network and DNS, and the named host for a typo"),
-        ("connect", 11, TRANSIENT, "check the network, and that the named host and port are let out"),
-        ("timeout", 12, TRANSIENT, "the network is slow or drops packets; check the uplink"),
-        ("connection_lost", 13, TRANSIENT, "the peer hung up; check for a middlebox"),
-        (
-            "throttled",
-            14,
-            TRANSIENT,
-            "the provider limits the account: ask AWS for a higher quota, or let credentials live longer",
-        ),
-        ("server_error", 15, TRANSIENT, "the provider has a fault; nothing to fix here"),
-        (
-            "tls_server_untrusted",
-            20,
-            PERMANENT,
-            "provider.ca_file must hold the CA of the endpoint (Amazon Root CA 1 to 4); "
-            "something may be intercepting TLS",
-        ),
-        (
-            "tls_host_mismatch",
-            21,
-            PERMANENT,
-            "provider.endpoint is not the name in the server's certificate: take it from "
-            "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider`",
-        ),
-        (
-            "tls_client_refused",
-            22,
-            PERMANENT,
-            "the endpoint refused our certificate: register and activate it, and check the clock",
-        ),
-        ("tls_failed", 23, TRANSIENT, f"the TLS handshake failed; run `{_DOCTOR}`"),
-        # The provider's own refusals
-        (
-            "thing_not_attached",
-            30,
-            PERMANENT,
-            "attach the thing to the certificate (aws iot attach-thing-principal), "
-            "or correct provider.thing_name",
-        ),
-        (
-            "policy_denied",
-            31,
-            PERMANENT,
-            "the IoT policy of the certificate must allow iot:AssumeRoleWithCertificate on the role alias",
-        ),
-        (
-            "certificate_inactive",
-            32,
-            PERMANENT,
-            "activate the certificate in IoT, and check account, region and provider.endpoint",
-        ),
-        ("role_alias_missing", 33, PERMANENT, "create the role alias or correct its name"),
-        (
-            "role_not_assumable",
-            34,
-            PERMANENT,
-            "the role must exist and trust credentials.iot.amazonaws.com "
-            "(a new role takes minutes to be seen)",
-        ),
-        (
-            "duration_exceeds_role",
-            35,
-            PERMANENT,
-            "the alias' credentialDurationSeconds exceeds the role's MaxSessionDuration: "
-            "lower one or raise the other",
-        ),
-        ("provider_refused", 36, PERMANENT, "see the provider's message and its documentation"),
-        # The provider's answer
-        ("answer_truncated", 40, TRANSIENT, "the answer broke off; the network is unstable"),
-        ("answer_oversized", 41, PERMANENT, "this is not the credential provider's answer"),
-        ("answer_not_json", 42, PERMANENT, "this is not the credential provider's answer"),
-        ("answer_field_missing", 43, PERMANENT, "this is not the credential provider's answer"),
-        (
-            "answer_control_character",
-            44,
-            PERMANENT,
-            "the answer holds a character no credential has; something tampers with it",
-        ),
-        ("answer_expired", 45, PERMANENT, "the provider hands out expired credentials"),
-        (
-            "answer_short_lived",
-            46,
-            PERMANENT,
-            "the provider's credentials live shorter than those held, or far shorter than "
-            "schedule.expected_lifetime: check the role alias' duration",
-        ),
-        # Time
-        (
-            "clock_wrong",
-            50,
-            TRANSIENT,
-            "check `timedatectl`: the clock must be synchronised (no RTC? allow NTP out)",
-        ),
-        # Token
-        (
-            "backend_unusable",
-            60,
-            TRANSIENT,  # while Debian is upgraded nothing fits for some minutes
-            "the program does not fit this system: unless an upgrade of Debian is under way, "
-            "run playbooks/site.yml against this device",
-        ),
-        ("module_missing", 61, PERMANENT, "install the PKCS#11 module or correct token.module"),
-        (
-            "token_absent",
-            62,
-            TRANSIENT,
-            "no token has the label token.label: is the chip wired, the store readable?",
-        ),
-        (
-            "key_missing",
-            63,
-            PERMANENT,
-            "the token holds no key with the label token.key_label: enroll the device",
-        ),
-        (
-            "key_mismatch",
-            64,
-            PERMANENT,
-            "provider.certificate_file belongs to another key: enroll the device again",
-        ),
-        (
-            "pin_refused",
-            65,
-            LATCH,
-            "write the right PIN into token.pin_file; no login is tried until that file changes",
-        ),
-        (
-            "pin_locked",
-            66,
-            LATCH,
-            "the token is locked or has one try left: unlock it as its security officer, "
-            "then rewrite token.pin_file",
-        ),
-        (
-            "pin_unreadable",
-            67,
-            PERMANENT,
-            "the PIN file must exist, hold the PIN and nothing else (no newline at its end)",
-        ),
-        (
-            "token_failed",
-            68,
-            PERMANENT,
-            "run `sudo /usr/local/bin/edge-rotator doctor --login` (it uses one PIN try)",
-        ),
-        ("file_unreadable", 69, PERMANENT, "the named file must exist and be readable"),
-        # Handing over
-        ("write_failed", 70, TRANSIENT, "the directory must exist, be ours and have room"),
-        (
-            "restart_failed",
-            71,
-            NONE,
-            f"check `{_LITESTREAM}`; if sudo refuses, converge: /etc/sudoers.d/edge-rotator is missing "
-            "or was changed",
-        ),
-        ("litestream_silent", 73, NONE, f"is it running? `{_LITESTREAM}`"),
-        (
-            "replication_stalled",
-            74,
-            NONE,
-            "`sudo journalctl --no-pager --lines=200 --unit=litestream.service` says why",
-        ),
-        (
-            "s3_refused",
-            79,
-            NONE,
-            "S3's own words say why: check the role's policy, bucket and path, and the clock",
-        ),
-        ("state_failed", 72, NONE, "the state directory must exist, be ours and have room"),
-    )
-}
+# Class, exit code, retry and fix. A blank at the beginning of a line: the fix goes on.
+_TABLE = f"""\
+internal_error            1  permanent  a fault in edge-rotator: report it with this line
+config_invalid            3  none       correct the named key in the configuration file
+wrong_user                4  none       `{FORCE}` is given the PIN
+interrupted               5  transient  the run was killed or the power failed; it is retried
+busy                     75  none       another run holds the lock; try again in a minute
+lock_stuck               76  none       nothing rotates while the named process has the lock: as root, `kill
+                                        -CONT` it if it is stopped, else `kill -KILL` it
+timer_stopped            77  none       `sudo systemctl --no-pager start edge-rotator.timer`; where it is
+                                        disabled, `sudo systemctl --no-pager enable edge-rotator.timer`; where
+                                        that fails, converge
+unit_broken              78  none       `sudo systemctl --no-pager status edge-rotator.service` says why: /run
+                                        without room or inodes (`df -h /run`, `df -i /run`)? A unit that was
+                                        changed: converge
+dns                      10  transient  check the network and DNS, and the named host for a typo
+connect                  11  transient  check the network, and that the named host and port are let out
+timeout                  12  transient  the network is slow or drops packets; check the uplink
+connection_lost          13  transient  the peer hung up; check for a middlebox
+throttled                14  transient  the provider limits the account: ask AWS for a higher quota, or let
+                                        credentials live longer
+server_error             15  transient  the provider has a fault; nothing to fix here
+tls_server_untrusted     20  permanent  provider.ca_file must hold the CA of the endpoint (Amazon Root CA 1 to
+                                        4); something may be intercepting TLS
+tls_host_mismatch        21  permanent  provider.endpoint is not the name in the server's certificate: take it
+                                        from `aws iot describe-endpoint --endpoint-type
+                                        iot:CredentialProvider`
+tls_client_refused       22  permanent  the endpoint refused our certificate: register and activate it, and
+                                        check the clock
+tls_failed               23  transient  the TLS handshake failed; run `{_DOCTOR}`
+thing_not_attached       30  permanent  attach the thing to the certificate (aws iot attach-thing-principal),
+                                        or correct provider.thing_name
+policy_denied            31  permanent  the IoT policy of the certificate must allow
+                                        iot:AssumeRoleWithCertificate on the role alias
+certificate_inactive     32  permanent  activate the certificate in IoT, and check account, region and
+                                        provider.endpoint
+role_alias_missing       33  permanent  create the role alias or correct its name
+role_not_assumable       34  permanent  the role must exist and trust credentials.iot.amazonaws.com (a new
+                                        role takes minutes to be seen)
+duration_exceeds_role    35  permanent  the alias' credentialDurationSeconds exceeds the role's
+                                        MaxSessionDuration: lower one or raise the other
+provider_refused         36  permanent  see the provider's message and its documentation
+answer_truncated         40  transient  the answer broke off; the network is unstable
+answer_oversized         41  permanent  this is not the credential provider's answer
+answer_not_json          42  permanent  this is not the credential provider's answer
+answer_field_missing     43  permanent  this is not the credential provider's answer
+answer_control_character 44  permanent  the answer holds a character no credential has; something tampers with
+                                        it
+answer_expired           45  permanent  the provider hands out expired credentials
+answer_short_lived       46  permanent  the provider's credentials live shorter than those held, or far
+                                        shorter than schedule.expected_lifetime: check the role alias'
+                                        duration
+clock_wrong              50  transient  check `timedatectl`: the clock must be synchronised (no RTC? allow NTP
+                                        out)
+backend_unusable         60  transient  the program does not fit this system: unless an upgrade of Debian is
+                                        under way, run playbooks/site.yml against this device
+module_missing           61  permanent  install the PKCS#11 module or correct token.module
+token_absent             62  transient  no token has the label token.label: is the chip wired, the store
+                                        readable?
+key_missing              63  permanent  the token holds no key with the label token.key_label: enroll the
+                                        device
+key_mismatch             64  permanent  provider.certificate_file belongs to another key: enroll the device
+                                        again
+pin_refused              65  latch      write the right PIN into token.pin_file; no login is tried until that
+                                        file changes
+pin_locked               66  latch      the token is locked or has one try left: unlock it as its security
+                                        officer, then rewrite token.pin_file
+pin_unreadable           67  permanent  the PIN file must exist, hold the PIN and nothing else (no newline at
+                                        its end)
+token_failed             68  permanent  run `sudo /usr/local/bin/edge-rotator doctor --login` (it uses one PIN
+                                        try)
+file_unreadable          69  permanent  the named file must exist and be readable
+write_failed             70  transient  the directory must exist, be ours and have room
+restart_failed           71  none       check `{_LITESTREAM}`; if sudo refuses, converge:
+                                        /etc/sudoers.d/edge-rotator is missing or was changed
+litestream_silent        73  none       is it running? `{_LITESTREAM}`
+replication_stalled      74  none       `sudo journalctl --no-pager --lines=200 --unit=litestream.service`
+                                        says why
+s3_refused               79  none       S3's own words say why: check the role's policy, bucket and path, and
+                                        the clock
+state_failed             72  none       the state directory must exist, be ours and have room
+"""
+KINDS: dict[str, Kind] = {}
+for _line in _TABLE.replace("\n" + " " * 40, " ").splitlines():
+    _name, _code, _retry, _fix = _line.split(maxsplit=3)
+    KINDS[_name] = Kind(_name, int(_code), _retry, _fix)
 
 
 def place_of(exc: BaseException) -> str:

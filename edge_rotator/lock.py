@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edge_rotator.clock import read_clock
@@ -17,6 +18,8 @@ from edge_rotator.errors import RotatorError
 from edge_rotator.files import read_regular, write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edge_rotator.config import Config
 
 LIMIT = 300.0  # s; no run takes longer: it is the unit's TimeoutStartSec
@@ -60,6 +63,16 @@ def take(config: Config, patient: bool) -> int:
     _remember(config)
     detail = stuck(config)
     raise RotatorError("lock_stuck", detail) if detail else RotatorError("busy", path)
+
+
+@contextmanager
+def held(config: Config, patient: bool = True) -> Iterator[None]:
+    """Around what needs the token: `take` and let go."""
+    fd = take(config, patient)
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def holder(path: str) -> int:

@@ -5,11 +5,10 @@ Everything that has an age is a timestamp, so that the file is right between two
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
-from edge_rotator import __version__, files, lock, replication, rotation, schedule, systemd, timer, token
+from edge_rotator import __version__, files, litestream, lock, rotation, schedule, systemd, token
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, read_clock
@@ -18,167 +17,106 @@ from edge_rotator.errors import RotatorError
 from edge_rotator.state import State
 
 LABEL_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+# Name, type and meaning. A blank at the beginning of a line: the meaning goes on.
+_TABLE = """\
+build_info                              gauge    What is installed and how it works; always 1.
+updated_timestamp_seconds               gauge    When this file was written.
+credentials_expiry_timestamp_seconds    gauge    When the credentials handed to Litestream expire; 0 if there
+                                                 never were any.
+last_success_timestamp_seconds          gauge    When credentials were last fetched and handed over; 0 if
+                                                 never.
+attempts_total                          counter  Attempts by what became of them: rotated, or the class of the
+                                                 error.
+failing                                 gauge    1 while the last attempt failed.
+pin_latched                             gauge    1 while nothing is tried because the token refused the PIN.
+lock_stuck                              gauge    1 while a process holds the lock for longer than any run
+                                                 takes.
+timer_up                                gauge    1 if systemd says that the rotator's timer ticks and its unit
+                                                 can start.
+restart_pending                         gauge    1 while Litestream has yet to be restarted with the present
+                                                 credentials.
+clock_skew_seconds                      gauge    Our clock minus the provider's at its last answer.
+certificate_expiry_timestamp_seconds    gauge    When the device's certificate expires.
+certificate_validity_seconds            gauge    How long the device's certificate is valid from its first day
+                                                 to its last.
+litestream_up                           gauge    1 if Litestream answers.
+litestream_restarts_total               counter  Times systemd started Litestream again, since it was last
+                                                 started on purpose.
+replication_last_sync_timestamp_seconds gauge    When Litestream last synced the database with its replica, by
+                                                 its own word; 0 if never.
+replicated                              gauge    1 if what an application wrote to the database a moment ago
+                                                 is in its replica.
+"""
+Sample = tuple[str, dict[str, str], float]  # name, labels, value
 
 
-@dataclass
-class Metric:
-    """One metric; without samples it is left out."""
-
-    name: str
-    kind: str
-    text: str
-    samples: list[tuple[dict[str, str], float]] = field(default_factory=list)
-
-    def add(self, value: float, **labels: str) -> None:
-        """Add a sample."""
-        self.samples.append((labels, float(value)))
-
-    def render(self) -> str:
-        """Write it in the text format."""
-        if not self.samples:
-            return ""
-        lines = [
-            f"# HELP edge_rotator_{self.name} {self.text}",
-            f"# TYPE edge_rotator_{self.name} {self.kind}",
-        ]
-        for labels, value in self.samples:
-            inner = ",".join(f'{key}="{text.translate(LABEL_ESCAPES)}"' for key, text in labels.items())
-            # Whole seconds are exact enough, and 17 digits are not read any better.
-            lines.append(f"edge_rotator_{self.name}{'{' + inner + '}' if inner else ''} {value:.3f}")
-        return "\n".join(lines) + "\n"
+def render(samples: Iterable[Sample]) -> str:
+    """Write samples in the text format, a metric's together; one without samples is left out."""
+    by_name: dict[str, list[str]] = {}
+    for name, labels, value in samples:
+        inner = ",".join(f'{key}="{text.translate(LABEL_ESCAPES)}"' for key, text in labels.items())
+        # Whole seconds are exact enough, and 17 digits are not read any better.
+        line = f"edge_rotator_{name}{'{' + inner + '}' if inner else ''} {value:.3f}\n"
+        by_name.setdefault(name, []).append(line)
+    rows = (row.split(maxsplit=2) for row in _TABLE.replace("\n" + " " * 49, " ").splitlines())
+    table = {name: (kind, meaning) for name, kind, meaning in rows}
+    text = ""
+    for name, lines in by_name.items():
+        kind, meaning = table[name]
+        text += f"# HELP edge_rotator_{name} {meaning}\n# TYPE edge_rotator_{name} {kind}\n"
+        text += "".join(lines)
+    return text
 
 
-def _table() -> dict[str, Metric]:
-    """All metrics, yet without samples."""
-    return {
-        name: Metric(name, kind, text)
-        for name, kind, text in (
-            ("build_info", "gauge", "What is installed and how it works; always 1."),
-            ("updated_timestamp_seconds", "gauge", "When this file was written."),
-            (
-                "credentials_expiry_timestamp_seconds",
-                "gauge",
-                "When the credentials handed to Litestream expire; 0 if there never were any.",
-            ),
-            (
-                "last_success_timestamp_seconds",
-                "gauge",
-                "When credentials were last fetched and handed over; 0 if never.",
-            ),
-            (
-                "attempts_total",
-                "counter",
-                "Attempts by what became of them: rotated, or the class of the error.",
-            ),
-            ("failing", "gauge", "1 while the last attempt failed."),
-            ("pin_latched", "gauge", "1 while nothing is tried because the token refused the PIN."),
-            ("lock_stuck", "gauge", "1 while a process holds the lock for longer than any run takes."),
-            ("timer_up", "gauge", "1 if systemd says that the rotator's timer ticks and its unit can start."),
-            (
-                "restart_pending",
-                "gauge",
-                "1 while Litestream has yet to be restarted with the present credentials.",
-            ),
-            ("clock_skew_seconds", "gauge", "Our clock minus the provider's at its last answer."),
-            ("certificate_expiry_timestamp_seconds", "gauge", "When the device's certificate expires."),
-            (
-                "certificate_validity_seconds",
-                "gauge",
-                "How long the device's certificate is valid from its first day to its last.",
-            ),
-            ("litestream_up", "gauge", "1 if Litestream answers."),
-            (
-                "litestream_restarts_total",
-                "counter",
-                "Times systemd started Litestream again, since it was last started on purpose.",
-            ),
-            (
-                "replication_last_sync_timestamp_seconds",
-                "gauge",
-                "When Litestream last synced the database with its replica, by its own word; 0 if never.",
-            ),
-            (
-                "replicated",
-                "gauge",
-                "1 if what an application wrote to the database a moment ago is in its replica.",
-            ),
-        )
-    }
-
-
-def _add_state(table: dict[str, Metric], config: Config, state: State, clock: Clock) -> None:
+def collect(config: Config, state: State, clock: Clock) -> Iterator[Sample]:
+    """Gather all samples, without touching the token or the network."""
+    yield "build_info", {"version": __version__, "backend": config.backend, "mode": config.mode}, 1
+    yield "updated_timestamp_seconds", {}, clock.wall
     success = state.success
-    left = state.remaining(clock) if os.path.exists(config.credentials_file) else 0.0
-    expiry = 0.0
-    if left:
-        expiry = clock.wall + left
-    elif success:
-        expiry = min(clock.wall, success.wall + success.usable)
-    table["credentials_expiry_timestamp_seconds"].add(expiry)
-    table["last_success_timestamp_seconds"].add(success.wall if success else 0.0)
+    left = state.remaining(clock, config.credentials_file)
+    expiry = min(clock.wall, success.wall + success.usable) if success else 0.0
+    yield "credentials_expiry_timestamp_seconds", {}, clock.wall + left if left else expiry
+    yield "last_success_timestamp_seconds", {}, success.wall if success else 0.0
     for outcome, count in sorted({"rotated": 0, **state.attempts}.items()):
-        table["attempts_total"].add(count, **{"class": outcome})
-    table["failing"].add(state.failure is not None)
-    table["pin_latched"].add(schedule.latched(state, config.pin_file))
-    table["lock_stuck"].add(bool(lock.stuck(config)))
-    table["restart_pending"].add(rotation.restart_pending(config, state, clock))
-    table["clock_skew_seconds"].add(-state.clock_skew)
-
-
-def _add_certificate(table: dict[str, Metric], config: Config) -> None:
-    """Add nothing if it cannot be read."""
-    try:
+        yield "attempts_total", {"class": outcome}, count
+    yield "failing", {}, state.failure is not None
+    yield "pin_latched", {}, schedule.latched(state, config.pin_file)
+    yield "lock_stuck", {}, bool(lock.stuck(config))
+    yield "restart_pending", {}, rotation.restart_pending(config, state, clock)
+    yield "clock_skew_seconds", {}, -state.clock_skew
+    ticks = systemd.ticks()
+    if ticks.known:
+        yield "timer_up", {}, ticks.runs
+    # Nothing if it cannot be read.
+    with suppress(RotatorError):
         start, end = token.certificate_validity(config.certificate_file)
-    except RotatorError:
-        return
-    table["certificate_expiry_timestamp_seconds"].add(end)
-    table["certificate_validity_seconds"].add(end - start)
+        yield "certificate_expiry_timestamp_seconds", {}, end
+        yield "certificate_validity_seconds", {}, end - start
+    if config.litestream_socket:
+        yield from _replication(config, clock)
 
 
-def _add_replication(table: dict[str, Metric], config: Config, clock: Clock) -> None:
-    if not config.litestream_socket:
-        return
-    answer, why = replication.try_look(config.litestream_socket)
-    table["litestream_up"].add(not why)
+def _replication(config: Config, clock: Clock) -> Iterator[Sample]:
+    answer, why = litestream.look(config.litestream_socket)
+    yield "litestream_up", {}, not why
     restarts = systemd.restarts(config.service)
     if restarts is not None:
-        table["litestream_restarts_total"].add(restarts)
-    problems = replication.problems(config, answer)
+        yield "litestream_restarts_total", {}, restarts
+    problems = litestream.problems(config, answer)
     # Those it does not know were never synced either: without a sample no alert could miss them.
-    for path in {**dict.fromkeys(replication.unknown(config, answer.databases)), **answer.databases}:
+    for path in {**dict.fromkeys(litestream.unknown(config, answer.databases)), **answer.databases}:
         age = answer.databases[path].age if path in answer.databases else None
         if not why:
-            table["replication_last_sync_timestamp_seconds"].add(
-                0.0 if age is None else clock.wall - age, db=path
-            )
-        table["replicated"].add(age is not None and path not in problems, db=path)
-
-
-def render(metrics: Iterable[Metric]) -> str:
-    """Write metrics in the text format."""
-    return "".join(metric.render() for metric in metrics)
-
-
-def collect(config: Config, state: State, clock: Clock) -> list[Metric]:
-    """Gather all metrics, without touching the token or the network."""
-    table = _table()
-    table["build_info"].add(1, version=__version__, backend=config.backend, mode=config.mode)
-    table["updated_timestamp_seconds"].add(clock.wall)
-    _add_state(table, config, state, clock)
-    ticks = timer.look()
-    if ticks.known:
-        table["timer_up"].add(ticks.runs)
-    _add_certificate(table, config)
-    _add_replication(table, config, clock)
-    return list(table.values())
+            at = 0.0 if age is None else clock.wall - age
+            yield "replication_last_sync_timestamp_seconds", {"db": path}, at
+        yield "replicated", {"db": path}, age is not None and path not in problems
 
 
 def run(path: str) -> int:
     """Replace the file. Raises `config_invalid` if none is named, `write_failed`."""
-    config = configuration.load(path)
+    config = configuration.as_user(path)
     if not config.metrics_file:
         raise RotatorError("config_invalid", f"{path}: service.metrics_file names no file")
-    files.become(config.user)
     state = states.load(config.state_directory)
     data = render(collect(config, state, read_clock())).encode()
     try:

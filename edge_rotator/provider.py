@@ -21,14 +21,15 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Answer:
-    """What came back. `skew` is the server's clock minus ours (s), None without a Date header."""
+    """What came back. `date` is the server's clock (s since 1970), None without a Date header."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes, now: float) -> None:
         self.status = status
         self.body = body
         self.date = _http_date(headers.get("date", ""))
-        self.skew = None if self.date is None else self.date - now
-        self.retry_after = _retry_after(headers.get("retry-after", ""), now + (self.skew or 0.0))
+        self.retry_after = _retry_after(
+            headers.get("retry-after", ""), now if self.date is None else self.date
+        )
         self.message = _message(body) if status != 200 else ""
 
 
@@ -125,76 +126,60 @@ def _clock_behind(config: Config) -> bool:
 def _transfer(config: Config, pin_path: str) -> Answer:
     import pycurl
 
-    body = bytearray()
-    headers: dict[str, str] = {}
-    size = 0  # of body and headers
-
-    def too_much(data: bytes) -> bool:
-        nonlocal size
-        size += len(data)
-        return size > MAX_BODY
-
-    def on_body(data: bytes) -> int | None:
-        if too_much(data):
-            return 0  # makes libcurl give up
-        body.extend(data)
-        return None
-
-    def on_header(line: bytes) -> int | None:
-        if too_much(line):
-            return 0
-        name, colon, value = line.decode("latin-1").partition(":")
-        if colon:
-            headers[name.strip().lower()] = value.strip()
-        return None
-
     curl = pycurl.Curl()
-    try:
-        backend.set_key(curl, config, pin_path)
-        _set_request(curl, config)
-        curl.setopt(pycurl.HEADERFUNCTION, on_header)
-        curl.setopt(pycurl.WRITEFUNCTION, on_body)
-        try:
-            curl.perform()
-        except pycurl.error as exc:
-            if size > MAX_BODY:
-                raise RotatorError("answer_oversized", f"more than {MAX_BODY} bytes") from None
-            incomplete = curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD) > len(body)
-            raise transport_error(int(exc.args[0]), curl.errstr(), incomplete) from None
-        status = curl.getinfo(pycurl.RESPONSE_CODE)
-    finally:
-        curl.close()
-    return Answer(status, headers, bytes(body), clock.read_clock().wall)
-
-
-def _set_request(curl: pycurl.Curl, config: Config) -> None:
-    """Set what is the same for every backend."""
-    import pycurl
-
+    backend.set_key(curl, config, pin_path)
     curl.setopt(pycurl.URL, f"https://{config.endpoint}/role-aliases/{config.role_alias}/credentials")
     curl.setopt(pycurl.HTTPHEADER, [f"x-amzn-iot-thingname: {config.thing_name}"])
     curl.setopt(pycurl.SSLCERT, config.certificate_file)
-    # Only the named CAs: libcurl's built-in directory would add every public one.
-    curl.setopt(pycurl.CAINFO, config.ca_file)
-    curl.unsetopt(pycurl.CAPATH)
-    set_common(curl, config)
+    status, headers, body = perform(curl, config, config.ca_file)
+    return Answer(status, headers, body, clock.read_clock().wall)
 
 
-def set_common(curl: pycurl.Curl, config: Config) -> None:
-    """Set what every request has: the server proves itself, nothing is followed, all is bounded."""
+def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[str, str], bytes]:
+    """Do one request; return its status, headers and body. `ca_file` empty: the system's CAs.
+
+    Whatever it is, the server proves itself, nothing is followed, all is bounded. Raises RotatorError.
+    """
     import pycurl
 
-    curl.setopt(pycurl.USERAGENT, "edge-rotator")
-    curl.setopt(pycurl.SSL_VERIFYPEER, 1)
-    curl.setopt(pycurl.SSL_VERIFYHOST, 2)
-    curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
-    curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
-    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-    curl.setopt(pycurl.FOLLOWLOCATION, 0)
-    curl.setopt(pycurl.PROXY, "")
-    curl.setopt(pycurl.NOSIGNAL, 1)
-    curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000))
-    curl.setopt(pycurl.TIMEOUT_MS, int(config.timeout * 1000))
+    head, body = bytearray(), bytearray()
+
+    def keep(data: bytes, kept: bytearray) -> int | None:
+        kept.extend(data)
+        return 0 if len(head) + len(body) > MAX_BODY else None  # 0 makes libcurl give up
+
+    if ca_file:
+        # Only the named CAs: libcurl's built-in directory would add every public one.
+        curl.setopt(pycurl.CAINFO, ca_file)
+        curl.unsetopt(pycurl.CAPATH)
+    for option, value in (
+        (pycurl.USERAGENT, "edge-rotator"),
+        (pycurl.SSL_VERIFYPEER, 1),
+        (pycurl.SSL_VERIFYHOST, 2),
+        (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
+        (pycurl.PROTOCOLS, pycurl.PROTO_HTTPS),
+        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+        (pycurl.FOLLOWLOCATION, 0),
+        (pycurl.PROXY, ""),
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000)),
+        (pycurl.TIMEOUT_MS, int(config.timeout * 1000)),
+        (pycurl.HEADERFUNCTION, lambda data: keep(data, head)),
+        (pycurl.WRITEFUNCTION, lambda data: keep(data, body)),
+    ):
+        curl.setopt(option, value)
+    try:
+        curl.perform()
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
+    except pycurl.error as exc:
+        if len(head) + len(body) > MAX_BODY:
+            raise RotatorError("answer_oversized", f"more than {MAX_BODY} bytes") from None
+        incomplete = curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD) > len(body)
+        raise transport_error(int(exc.args[0]), curl.errstr(), incomplete) from None
+    finally:
+        curl.close()
+    lines = [line.partition(":") for line in head.decode("latin-1").split("\n")]
+    return status, {name.strip().lower(): value.strip() for name, _, value in lines}, bytes(body)
 
 
 # Classes that may be the token's doing.
@@ -274,6 +259,8 @@ _REFUSALS = (
     # Not published for this service; in these words AWS limits requests elsewhere.
     (400, "rate exceeded", "throttled"),
     (400, "throttl", "throttled"),
+    (408, "", "timeout"),
+    (429, "", "throttled"),
 )
 
 
@@ -281,16 +268,9 @@ def http_error(answer: Answer) -> RotatorError | None:
     """Class of an answer that is not 200; None for 200."""
     if answer.status == 200:
         return None
+    name = "server_error" if answer.status >= 500 else "provider_refused"
+    for status, words, refusal in _REFUSALS:
+        if status == answer.status and words in answer.message.lower():
+            name = refusal
     detail = f"HTTP {answer.status}" + (f": {answer.message}" if answer.message else "")
-    name = "provider_refused"
-    if answer.status == 408:
-        name = "timeout"
-    elif answer.status == 429:
-        name = "throttled"
-    elif answer.status >= 500:
-        name = "server_error"
-    else:
-        for status, words, refusal in _REFUSALS:
-            if status == answer.status and words in answer.message.lower():
-                name = refusal
     return RotatorError(name, detail, answer.retry_after)

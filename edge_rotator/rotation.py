@@ -38,11 +38,8 @@ def rotate(path: str, force: bool = False) -> int:
     if not force and not schedule.is_due(config.directory, read_clock().boot):
         return 0
     refuse_root(config.user)
-    held = lock.take(config, patient=force)
-    try:
+    with lock.held(config, patient=force):
         failed = Run(config).tick(force)
-    finally:
-        os.close(held)
     return failed.exit_code if failed else 0
 
 
@@ -50,8 +47,7 @@ def dry_run(path: str) -> int:
     """Ask the provider and check its answer, store nothing, restart nothing."""
     config = configuration.load(path)
     refuse_root(config.user)
-    held = lock.take(config, patient=True)
-    try:
+    with lock.held(config):
         run = Run(config)
         run.refuse_latched()
         run.refuse_without_pin()
@@ -64,8 +60,6 @@ def dry_run(path: str) -> int:
             run.fail(error, "dry_run")
             run.write_next()
             return error.kind.exit_code
-    finally:
-        os.close(held)
     event("dry_run", thing=config.thing_name, lifetime_s=float(lifetime), clock_skew_s=-skew)
     return 0
 
@@ -114,11 +108,6 @@ def login(config: Config) -> Iterator[None]:
         run.save()
 
 
-def refuse_latched(config: Config) -> None:
-    """Raise `pin_refused` if the PIN file is still the one the token refused."""
-    Run(config).refuse_latched()
-
-
 def decide(config: Config, state: State, entry: Next | None, clock: Clock) -> tuple[str, str]:
     """Return what a run that is due has to do, and why. `entry` is what `next` said."""
     present = os.path.exists(config.credentials_file)
@@ -141,7 +130,7 @@ def restart_pending(config: Config, state: State, clock: Clock) -> bool:
     """Whether Litestream has yet to be restarted with the environment file that is there."""
     if config.mode != "environment" or not state.restart_pending:
         return False
-    return os.path.exists(config.credentials_file) and state.remaining(clock) > 0
+    return state.remaining(clock, config.credentials_file) > 0
 
 
 class Run:
@@ -169,7 +158,7 @@ class Run:
 
     def remaining(self, clock: Clock) -> float:
         """Seconds that the credentials that are there still last."""
-        return self.state.remaining(clock) if os.path.exists(self.config.credentials_file) else 0.0
+        return self.state.remaining(clock, self.config.credentials_file)
 
     def refuse_latched(self) -> None:
         """Refuse even a forced login while the PIN is the one that the token refused."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from edge_rotator.delivery import Credentials
 
 _BODY = b"edge-rotator doctor was here\n"
-_MAX_ANSWER = 65536
 _MAX_WORDS = 200
 
 
@@ -37,16 +36,11 @@ class S3:
         """Status and body of one request. Raises the classes of a transfer that failed."""
         import pycurl
 
-        answer = bytearray()
         curl = pycurl.Curl()
         curl.setopt(pycurl.URL, f"{url}?{query}" if query else url)
         if method == "PUT":
             curl.setopt(pycurl.POSTFIELDS, body)
         curl.setopt(pycurl.CUSTOMREQUEST, method)
-        provider.set_common(curl, self.config)
-        if self.ca_file:
-            curl.setopt(pycurl.CAINFO, self.ca_file)
-            curl.unsetopt(pycurl.CAPATH)
         if self.credentials:
             digest = hashlib.sha256(body).hexdigest()
             headers = [
@@ -58,19 +52,11 @@ class S3:
             curl.setopt(pycurl.USERNAME, self.credentials.access_key_id)
             curl.setopt(pycurl.PASSWORD, self.credentials.secret_access_key)
             curl.setopt(pycurl.HTTPHEADER, headers)
-        curl.setopt(
-            pycurl.WRITEFUNCTION,
-            lambda data: 0 if len(answer) > _MAX_ANSWER else answer.extend(data),  # 0: libcurl gives up
-        )
         try:
-            curl.perform()
-            return curl.getinfo(pycurl.RESPONSE_CODE), bytes(answer)
-        except pycurl.error as exc:
-            error = provider.transport_error(int(exc.args[0]), curl.errstr())
-            detail = f"{urlsplit(url).netloc}: {error.detail}"
-            raise RotatorError(error.kind.name, detail) from None
-        finally:
-            curl.close()
+            status, _, answer = provider.perform(curl, self.config, self.ca_file)
+        except RotatorError as error:
+            raise RotatorError(error.kind.name, f"{urlsplit(url).netloc}: {error.detail}") from None
+        return status, answer
 
     def _do(self, method: str, url: str, query: str = "", body: bytes = b"") -> bytes:
         status, answer = self.request(method, url, query, body)

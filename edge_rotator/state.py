@@ -7,6 +7,7 @@ at worst costs one early rotation.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -55,45 +56,30 @@ class LastError(NamedTuple):
 class State(SimpleNamespace):
     """Everything remembered. A fresh one makes a rotation due at once."""
 
-    success: Success | None
-    failure: Failure | None
-    before: Failure | None  # what failed before the attempt that is under way
-    last_error: LastError | None
-    latched: bool  # the token refused the PIN
-    pin: Stat | None  # the PIN file as it was then, and at the unknown ones
-    unknown: int  # logins with that PIN of which nobody lived to record what became
-    accepted: Stat | None  # the PIN file with which a login last succeeded
-    restart_pending: bool  # Litestream has yet to read the environment file
-    clock_skew: float  # server's clock minus ours (s), at the last answer
+    success: Success | None = None
+    failure: Failure | None = None
+    before: Failure | None = None  # what failed before the attempt that is under way
+    last_error: LastError | None = None
+    latched: bool = False  # the token refused the PIN
+    pin: Stat | None = None  # the PIN file as it was then, and at the unknown ones
+    unknown: int = 0  # logins with that PIN of which nobody lived to record what became
+    accepted: Stat | None = None  # the PIN file with which a login last succeeded
+    restart_pending: bool = False  # Litestream has yet to read the environment file
+    clock_skew: float = 0.0  # server's clock minus ours (s), at the last answer
     attempts: dict[str, int]  # by outcome: rotated, or the error
 
     def __init__(self, **known: Any) -> None:
-        fresh: dict[str, Any] = {
-            "success": None,
-            "failure": None,
-            "before": None,
-            "last_error": None,
-            "latched": False,
-            "pin": None,
-            "unknown": 0,
-            "accepted": None,
-            "restart_pending": False,
-            "clock_skew": 0.0,
-            "attempts": {},
-        }
-        super().__init__(**fresh | known)
+        fresh: dict[str, Any] = {name: getattr(State, name, None) for name in State.__annotations__}
+        super().__init__(**fresh | {"attempts": {}} | known)
 
     def to_json(self) -> bytes:
         """Render for the file."""
         records = {name: each and each._asdict() for name, each in vars(self).items() if name in _RECORDS}
         return json.dumps({"version": VERSION, **vars(self), **records}).encode() + b"\n"
 
-    def remaining(self, clock: Clock) -> float:
-        """Seconds that the credentials of the last success still last, if that was in this boot.
-
-        They lie on tmpfs: the caller has seen that they are there, and so that it was.
-        """
-        if not self.success or clock.boot < self.success.boot:
+    def remaining(self, clock: Clock, file: str) -> float:
+        """Seconds that the credentials in `file` still last; it lies on tmpfs, so they are of this boot."""
+        if not self.success or clock.boot < self.success.boot or not os.path.exists(file):
             return 0.0
         return max(0.0, self.success.usable - (clock.boot - self.success.boot))
 

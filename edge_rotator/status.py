@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from edge_rotator import config as configuration
-from edge_rotator import delivery, files, lock, replication, rotation, schedule, timer, token
+from edge_rotator import delivery, litestream, lock, rotation, schedule, systemd, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
@@ -104,9 +104,9 @@ def _wait(state: State, clock: Clock, reason: str) -> str:
     return f"backoff after {state.failure.kind}{by}"
 
 
-def _databases(config: Config, answer: replication.Answer, why: str) -> dict[str, Any]:
+def _databases(config: Config, answer: litestream.Answer, why: str) -> dict[str, Any]:
     known = answer.databases
-    problems = {} if why else replication.problems(config, answer)
+    problems = {} if why else litestream.problems(config, answer)
     return {
         "socket": config.litestream_socket,
         "error": why or None,
@@ -121,7 +121,7 @@ def _databases(config: Config, answer: replication.Answer, why: str) -> dict[str
     }
 
 
-def _rooms(config: Config, answer: replication.Answer) -> dict[str, str]:
+def _rooms(config: Config, answer: litestream.Answer) -> dict[str, str]:
     """Directories without room for what is written there, and what they lack."""
     rooms = {path: (room, inodes, DATABASE_ROOM) for path, (room, inodes) in answer.rooms.items()}
     for path in (config.directory, config.state_directory):
@@ -158,12 +158,12 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
     present = os.path.exists(config.credentials_file)
     wait, reason = _next(config, state, clock)
     pending = rotation.restart_pending(config, state, clock)
-    ticks = timer.look()
+    ticks = systemd.ticks()
     restarted = None
     if success and present and clock.boot >= success.boot and config.mode == "environment":
         restarted = clock.boot - success.boot
     installed = os.stat(config.path).st_mtime
-    answer, why = replication.try_look(config.litestream_socket)
+    answer, why = litestream.look(config.litestream_socket)
     report: dict[str, Any] = {
         "thing": config.thing_name,
         "endpoint": config.endpoint,
@@ -171,7 +171,7 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
         "mode": config.mode,
         "credentials": {
             "file": config.credentials_file,
-            "remaining_s": state.remaining(clock) if present else 0.0,
+            "remaining_s": state.remaining(clock, config.credentials_file),
         },
         "last_rotation": format_iso(success.wall) if success else None,
         "next_attempt_in_s": wait,
@@ -343,8 +343,7 @@ def render(report: dict[str, Any]) -> str:
 def run(path: str, as_json: bool) -> int:
     """Print the report; return 0 ok, 1 warning, 2 critical, 3 unknown."""
     try:
-        config = configuration.load(path)
-        files.become(config.user)
+        config = configuration.as_user(path)
         # What cannot be read must not look like a device without credentials.
         if not os.access(config.state_directory, os.R_OK | os.X_OK):
             raise RotatorError("state_failed", f"cannot read {config.state_directory}: run `{STATUS}`")

@@ -32,7 +32,7 @@ LIFETIME = 3600  # s, the role's default
 # The version that asked Python at each tick, in starts of a bare Python, so that it scales with the machine.
 BEFORE = {"tick": 1.43, "rotation": 3.73}
 # Of the version before. Half of a rotation is the import of argparse, tomllib and json.
-MAX_DAY = 0.4
+MAX_DAY = 0.3
 MAX_MEMORY = 30.0  # MiB
 
 LAUNCHER = """#!{python} -IS

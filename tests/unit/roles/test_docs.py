@@ -130,7 +130,7 @@ def refused(command: str, before: str) -> bool:
 def hints() -> list[tuple[str, str]]:
     """Commands that a person is told to run, and the words before each in the same text."""
     texts = [kind.advice for kind in KINDS.values()]
-    for name in ("doctor", "status", "lock", "timer", "rotation", "cli"):
+    for name in ("doctor", "status", "lock", "systemd", "rotation", "cli"):
         nodes = list(ast.walk(ast.parse((ROOT / f"edge_rotator/{name}.py").read_text())))
         docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
         constants = [node for node in nodes if isinstance(node, ast.Constant) and node not in docstrings]

@@ -22,15 +22,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from faultserver import FaultServer
 from pki import Authority, key_pem
 
-from edge_rotator import cli, clock, lock, metrics, replication, rotation, status, timer
+from edge_rotator import cli, clock, litestream, lock, metrics, rotation, status, systemd
 from edge_rotator import config as configuration
 
 ROOT = Path(__file__).parents[3]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "canary-pin-4711"
 THING = "edge01"
-TICKING = timer.Ticks(True, True, 12.0, "", "")
-TICKS = f"from edge_rotator import timer; timer.look = lambda: timer.Ticks(*{tuple(TICKING)})"
+TICKING = systemd.Ticks(True, True, 12.0, "", "")
+TICKS = f"from edge_rotator import systemd; systemd.ticks = lambda: systemd.Ticks(*{tuple(TICKING)})"
 # Children are measured too when we are.
 COVERAGE = (
     f"import os; os.environ['COVERAGE_FILE'] = {str(ROOT / '.coverage')!r}\n"
@@ -202,7 +202,7 @@ def _umask() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the tests run there need be no systemd."""
-    monkeypatch.setattr(timer, "look", lambda: TICKING)
+    monkeypatch.setattr(systemd, "ticks", lambda: TICKING)
 
 
 @pytest.fixture(scope="session")
@@ -260,7 +260,7 @@ class Time:
 
     def rule(self, patch: pytest.MonkeyPatch) -> None:
         """Be the clock of the package."""
-        for module in (clock, cli, lock, rotation, replication, metrics, status):
+        for module in (clock, cli, lock, rotation, litestream, metrics, status):
             patch.setattr(module, "read_clock", self.read)
 
     def read(self) -> clock.Clock:

@@ -22,7 +22,7 @@ from faultserver import Handler
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor, replication, systemd
+from edge_rotator import clock, doctor, litestream, systemd
 from edge_rotator import config as configuration
 from edge_rotator.errors import FORCE, KINDS, RotatorError
 
@@ -317,7 +317,7 @@ def bucket(
     monkeypatch.setattr(systemd, "show", lambda *_: [{"Environment": f"A=x SSL_CERT_FILE={pki[0].path}"}])
     config.replicas = [[f"https://{local.server.endpoint}/bucket", "edge01/app.db"]]
     config.databases, config.sync_interval = ["/db0"], 0
-    monkeypatch.setattr(replication, "_SLACK", 0.0)
+    monkeypatch.setattr(litestream, "_SLACK", 0.0)
     with control_socket(tmp_path / "query", listing(1.0)) as path:
         config.litestream_socket = str(path)
         yield Bucket(local)
@@ -381,8 +381,13 @@ def test_tls_to_the_endpoint(config: configuration.Config, local: Device, pki: P
     assert kind(lambda: doctor._tls(config)) == "tls_server_untrusted"
     config.ca_file = "/nowhere"
     assert kind(lambda: doctor._tls(config)) == "file_unreadable"
-    assert kind(lambda: doctor._resolve("no-such-host.invalid", 443)) == "dns"
-    assert kind(lambda: str(doctor._connect_tls("localhost", 1, None, 1.0))) == "connect"
+    config.endpoint = "no-such-host.invalid"
+    assert kind(lambda: doctor._dns(config)) == "dns"
+
+
+def test_tls_to_nobody(config: configuration.Config) -> None:
+    config.endpoint = "localhost:1"
+    assert kind(lambda: doctor._tls(config)) == "connect"
 
 
 def test_an_endpoint_that_wants_our_certificate_first(config: configuration.Config, local: Device) -> None:
@@ -393,11 +398,19 @@ def test_an_endpoint_that_wants_our_certificate_first(config: configuration.Conf
         doctor._tls(config)
 
 
-def test_what_is_no_tls() -> None:
+def test_gnutls_tells_it_in_words_of_its_own(device: Device) -> None:
+    use_debian_pycurl(device)
+    device.server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    text = device.run("doctor").stdout
+    assert Lines(text)["tls"] == "skipped", text
+
+
+def test_what_is_no_tls(config: configuration.Config) -> None:
     """A server that answers in clear, and one that says nothing."""
+    config.connect_timeout = config.timeout = 0.3
     for greeting, expected in ((b"HTTP/1.0 400 No\r\n\r\n", "tls_failed"), (b"", "timeout")):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+            config.endpoint = f"localhost:{listener.getsockname()[1]}"
 
             def serve(listener: socket.socket = listener, greeting: bytes = greeting) -> None:
                 with listener.accept()[0] as connection:
@@ -405,7 +418,7 @@ def test_what_is_no_tls() -> None:
                     time.sleep(0.5)
 
             threading.Thread(target=serve, daemon=True).start()
-            assert kind(lambda: str(doctor._connect_tls("localhost", port, None, 0.3))) == expected  # noqa: B023
+            assert kind(lambda: doctor._tls(config)) == expected
 
 
 def test_commands_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_doctor import control_socket
 
-from edge_rotator import litestream, replication
+from edge_rotator import litestream
 from edge_rotator.config import Config
 from edge_rotator.errors import RotatorError
 
@@ -150,5 +150,5 @@ def test_an_answer_without_end_is_not_waited_for(tmp_path: Path) -> None:
         threading.Thread(target=drip, daemon=True).start()
         start = time.monotonic()
         with pytest.raises((ValueError, TimeoutError)):
-            replication.ask(str(tmp_path / "s"), "list", 0.3)
+            litestream.ask(str(tmp_path / "s"), "list", 0.3)
         assert time.monotonic() - start < 2

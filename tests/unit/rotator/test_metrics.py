@@ -14,7 +14,7 @@ from test_doctor import control_socket, listing
 from tokens import need
 
 from edge_rotator import __version__, systemd
-from edge_rotator.metrics import Metric
+from edge_rotator.metrics import render
 
 RULES = ROOT / "files"
 CACHE = Path(os.environ.get("EDGE_CACHE_DIR", "/var/cache/edge-litestream"))
@@ -135,10 +135,9 @@ def test_unreadable_certificate_leaves_the_rest(local: Device, file: Path) -> No
 
 
 def test_labels_are_escaped() -> None:
-    made = Metric("x", "gauge", "X.")
-    assert made.render() == ""
-    made.add(1, db='a"b\\c\nd')
-    assert made.render().splitlines()[2] == 'edge_rotator_x{db="a\\"b\\\\c\\nd"} 1.000'
+    assert render([]) == ""
+    made = render([("replicated", {"db": 'a"b\\c\nd'}, 1)])
+    assert made.splitlines()[2] == 'edge_rotator_replicated{db="a\\"b\\\\c\\nd"} 1.000'
 
 
 def test_alerts() -> None:

@@ -268,8 +268,9 @@ def test_latch_holds_until_the_pin_file_changes(tmp_path: Path) -> None:
 
 
 def test_remaining() -> None:
-    assert State().remaining(at()) == 0
-    assert fresh().remaining(at(1000)) == 840
-    assert fresh().remaining(at(1100)) == 740
-    assert fresh().remaining(at(5000)) == 0
-    assert fresh().remaining(at(900)) == 0, "the success of another boot"
+    assert State().remaining(at(), "/") == 0
+    assert fresh().remaining(at(1000), "/") == 840
+    assert fresh().remaining(at(1100), "/") == 740
+    assert fresh().remaining(at(5000), "/") == 0
+    assert fresh().remaining(at(1000), "/nowhere") == 0, "nothing there to last"
+    assert fresh().remaining(at(900), "/") == 0, "the success of another boot"

@@ -176,7 +176,7 @@ def test_longest_of_everything_fits(
 @pytest.mark.parametrize(
     ("days", "age", "code"),
     [
-        (365, 0, 0),
+        (365, 0.1, 0),
         (365, 334, 0),
         (365, 336, 1),  # 29 of 365 days left: 30 days are the limit
         (30, 1, 0),  # a third of its validity is, where that is less

@@ -14,11 +14,11 @@ from test_metrics import samples
 from test_status import ask, screen
 
 from edge_rotator import config as configuration
-from edge_rotator import doctor, systemd, timer
+from edge_rotator import doctor, systemd
 from edge_rotator.doctor import SkippedError
-from edge_rotator.timer import Ticks
+from edge_rotator.systemd import Ticks
 
-LOOK = timer.look  # before a fixture replaces it
+LOOK = systemd.ticks  # before a fixture replaces it
 # Debian 12; the times are filled in.
 TICKING = """\
 TimersMonotonic={ OnUnitInactiveUSec=1min 30s ; next_elapse=12min 28.140281s }
@@ -189,7 +189,7 @@ def test_a_systemd_that_does_not_answer_is_unknown_and_not_ok(
         patch.setattr(subprocess, "run", run)
         found = LOOK()
     assert (found.known, found.runs, found.error) == (False, True, "")
-    monkeypatch.setattr(timer, "look", lambda: found)
+    monkeypatch.setattr(systemd, "ticks", lambda: found)
     report = ask(local, capsys)
     assert (report["level"], report["problems"]) == (
         "warning",
@@ -242,7 +242,7 @@ def test_status_doctor_and_metrics_tell(
         delivery={"litestream_socket": ""}, service={"metrics_file": str(local.root / "run/x.prom")}
     )
     assert local.tick() == 0
-    monkeypatch.setattr(timer, "look", lambda: ticks)
+    monkeypatch.setattr(systemd, "ticks", lambda: ticks)
     report = ask(local, capsys)
     assert (report["level"], report["problems"]) == (level, [problem])
     text = screen(local, capsys)
@@ -259,7 +259,7 @@ def test_a_timer_that_is_stopped_does_not_hide_a_failure(
     local.configure(delivery={"litestream_socket": ""})
     local.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
     assert local.tick() == 31
-    monkeypatch.setattr(timer, "look", lambda: STOPPED)
+    monkeypatch.setattr(systemd, "ticks", lambda: STOPPED)
     report = ask(local, capsys)
     assert report["last_error"]["class"] == "policy_denied"
     assert "the last attempt failed: policy_denied" in report["problems"]
