@@ -63,9 +63,11 @@ sanity: setup ## ansible-test sanity on the built collection
 unit: setup ## unit tests and their coverage
 	@echo '==> unit tests' >&2
 	coverage erase
-	coverage run -m pytest --quiet --numprocesses 2
+	coverage run -m pytest --quiet --numprocesses 2 tests/unit/rotator
 	coverage combine --quiet
 	coverage report
+	# Nothing of the program runs in these, and a playbook that is measured takes 1.4 times its CPU.
+	python -m pytest --quiet --numprocesses 2 --ignore tests/unit/rotator
 
 matrix: setup ## the same on Debian 13 with Python 3.13, and newer releases of ansible-core
 	@echo '==> unit tests on Debian 13' >&2
