@@ -79,7 +79,7 @@ molecule: setup ## boot machines and verify the whole appliance, two scenarios a
 faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name walks some of it
 	@python -m experiment.faults --boot
 
-test-debian-upgrade: setup ## take a device from Debian 12 to 13, without a converge (10 minutes, not part of test)
+test-debian-upgrade: setup ## take a device from Debian 12 to 13, without a converge (4 minutes, not part of test)
 	@molecule/shared/debian_upgrade.sh
 
 bench-converge: setup ## seconds of a first converge and of one that changes nothing, for 1 and 8 devices

@@ -2,9 +2,9 @@
 
 `make bench-gap MINUTES=n` boots a lab of its own. All devices have one image and one
 configuration of Litestream with three databases (1 and 100 rows a second; 200 MB at 1 row a second). They
-differ in the credentials alone: both modes with lives of seconds; "alone", whose credentials outlive the run;
-"restarted", the same with Litestream restarted as often as in environment mode. All times are of the S3
-gate's log. Nothing is asserted.
+differ in the credentials alone: both modes with lives of seconds; "alone", whose credentials outlive the run,
+and a second such one, by which chance is told from effect; "restarted", the same with Litestream restarted
+as often as in environment mode. All times are of the S3 gate's log. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "environment": ENVIRONMENT,
     "restarted": ALONE,
     "alone": ALONE,
+    "alone, second": ALONE,
 }
 FILL = """
 import os, sqlite3, sys
@@ -162,8 +163,11 @@ def table(cells: list[Cell]) -> str:
 class Bench(Stage):
     """One run."""
 
-    def __init__(self, minutes: float, target: Path, hosts: Path) -> None:
+    def __init__(self, minutes: float, loads: list[str], target: Path, hosts: Path) -> None:
         super().__init__("bench-gap", target, hosts)
+        self.phases = [
+            chosen for phase in PHASES if (chosen := tuple(load for load in phase if load in loads))
+        ]
         self.minutes, self.large_minutes = minutes, min(minutes, LARGE_AT_MOST_MINUTES)
         self.variants = dict(zip(self.devices, VARIANTS, strict=True))
 
@@ -218,7 +222,7 @@ class Bench(Stage):
     def run(self) -> list[Cell]:
         """Do it all."""
         cells: list[Cell] = []
-        for loads in PHASES:
+        for loads in self.phases:
             variables = {
                 "edge_rotator_tick": TICK,
                 "edge_rotator_safety_margin": 1,
@@ -322,16 +326,28 @@ def main() -> None:
         help=f"how long to measure (default 10); with a large database {LARGE_AT_MOST_MINUTES:g} at most",
     )
     parser.add_argument(
+        "--loads",
+        nargs="+",
+        choices=LOADS,
+        default=list(LOADS),
+        metavar="LOAD",
+        help="default: all; %(choices)s",
+    )
+    parser.add_argument(
         "--record", action="store_true", help=f"keep the result in {RECORD.relative_to(ROOT)}"
     )
     parser.add_argument("--keep", action="store_true", help="leave the machines running")
     arguments = parser.parse_args()
+    if arguments.record and len(arguments.loads) < len(LOADS):
+        parser.error("--record keeps a whole run: leave --loads out")
     with tempfile.TemporaryDirectory() as folder:
         devices = {
             f"edge{number:02}": {**variables, "lab_suite": "bookworm"}
             for number, variables in enumerate(VARIANTS.values(), 1)
         }
-        bench = Bench(arguments.minutes, BUILD / "bench-gap", hosts_file(Path(folder), devices))
+        bench = Bench(
+            arguments.minutes, arguments.loads, BUILD / "bench-gap", hosts_file(Path(folder), devices)
+        )
         with machines(bench, arguments.keep):
             cells = bench.run()
     result = {

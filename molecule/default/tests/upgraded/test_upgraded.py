@@ -34,7 +34,15 @@ def test_the_boot_fetched_at_once(host: Any, name: str) -> None:
 
 
 def test_nothing_is_lost(host: Any, name: str) -> None:
-    assert len(assert_lossless(host, name)) > 500
+    """Not of what was written before the upgrade, during it, or since the boot."""
+    began, booted = (
+        host.check_output(f"date --utc --reference={path} '+%F %T'")
+        for path in ("/etc/apt/sources.list", "/proc/1")
+    )
+    written = [row.split("|")[1] for row in assert_lossless(host, name)]
+    assert written[0] < began
+    assert any(began < at < booted for at in written)
+    assert written[-1] > booted
 
 
 def test_doctor_reaches_the_key(host: Any) -> None:
