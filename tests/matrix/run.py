@@ -29,9 +29,8 @@ set -eu
 export EDGE_CACHE_DIR=/var/cache/edge-litestream PATH=/var/cache/edge-litestream/venv/bin:$PATH
 molecule/shared/setup.sh
 python --version
-# What needs booted machines or the host's own git checkout is not in tests/unit.
-# tests/unit/aws runs whole playbooks against a stand-in for AWS, for minutes; once is enough.
-python -m pytest --quiet -p no:cacheprovider --numprocesses 2 --ignore tests/unit/aws tests/unit
+# A device's modules with the oldest ansible-core and Python 3.13 are what Molecule runs on its Debian 13.
+newest=$(ls tests/matrix/ansible-core-*.lock | tail -n 1)
 for lock in tests/matrix/ansible-core-*.lock; do
     core=$EDGE_CACHE_DIR/$(basename "$lock" .lock)-$(sha256sum "$lock" | cut -c1-12)
     if [ ! -e "$core/done" ]; then
@@ -43,8 +42,14 @@ for lock in tests/matrix/ansible-core-*.lock; do
     export PYTHONPATH=$core
     python -m ansible playbook --version | head -n 1
     python -m ansible playbook -i inventory/production.example --syntax-check playbooks/*.yml >/dev/null
-    [ ! -d tests/unit/plugins ] || python -m pytest --quiet -p no:cacheprovider -n 2 tests/unit/plugins
-    unset PYTHONPATH
+    if [ "$lock" = "$newest" ]; then
+        # Not here: playbooks against a stand-in for AWS, for minutes, and the lab, which is for Debian 12.
+        set -- --ignore tests/unit/aws --ignore tests/unit/lab tests/unit
+    else
+        # A release between two that pass can differ in how it loads plugins and runs plays, not in ours.
+        set -- --ignore tests/unit/plugins/modules --ignore tests/unit/plugins/plugin_utils tests/unit/plugins
+    fi
+    python -m pytest --quiet -p no:cacheprovider --numprocesses 2 "$@"
 done
 """
 

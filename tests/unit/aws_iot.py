@@ -18,6 +18,8 @@ from cryptography.x509.oid import NameOID
 from moto import mock_aws
 from moto.iot.models import IoTBackend
 
+from tests.unit import models_once  # noqa: F401 - for what it does
+
 THING, POLICY = "edge-0001", "edge-litestream-credentials"
 Run = Callable[..., dict[str, Any]]
 AUTHORITY = ec.generate_private_key(ec.SECP256R1())

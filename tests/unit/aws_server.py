@@ -12,6 +12,8 @@ from typing import Any
 import requests
 from moto import mock_aws
 
+from tests.unit import models_once  # noqa: F401 - for what it does
+
 
 class Door(http.server.BaseHTTPRequestHandler):
     """Hands a request on as if it had been sent to AWS."""

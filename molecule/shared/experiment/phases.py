@@ -43,9 +43,11 @@ class Played(NamedTuple):
     text: str
 
 
-def play(name: str, limit: str = "all", variables: dict[str, Any] | None = None) -> Played:
+def play(
+    name: str, limit: str = "all", variables: dict[str, Any] | None = None, options: tuple[str, ...] = ()
+) -> Played:
     """Run a playbook against the lab, as an operator would."""
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab"]
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=inventory/lab", *options]
     command += [f"--limit={limit}", f"--extra-vars={json.dumps(variables or {})}", f"playbooks/{name}.yml"]
     plain = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(

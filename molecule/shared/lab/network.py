@@ -1,19 +1,28 @@
 """The lab's network on the host: one bridge, and the way out for apt."""
 
+import ipaddress
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.settings import BRIDGE, GATEWAY, SUBNET, LabError, Paths
 from lab.shell import run, succeeds
 
+# Labs that run beside each other have a network namespace each, and a cable to this one's outside.
+CABLE = "edgecable"
+CABLES = ipaddress.ip_network("10.83.1.0/24")
+
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
-# FORWARD as well, since a host that runs containers of its own often drops by default.
-_RULES = (
-    ("nat", "POSTROUTING", "-s", str(SUBNET), "!", "-d", str(SUBNET), "-j", "MASQUERADE"),
-    ("filter", "FORWARD", "-i", BRIDGE, "-j", "ACCEPT"),
-    ("filter", "FORWARD", "-o", BRIDGE, "-j", "ACCEPT"),
-)
+
+def _rules(interface: str, subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> list[tuple[str, ...]]:
+    """Return the rules of a way out; FORWARD as well, since a host with containers often drops by default."""
+    return [
+        ("nat", "POSTROUTING", "-s", str(subnet), "!", "-d", str(subnet), "-j", "MASQUERADE"),
+        ("filter", "FORWARD", "-i", interface, "-j", "ACCEPT"),
+        ("filter", "FORWARD", "-o", interface, "-j", "ACCEPT"),
+    ]
 
 
 def up(paths: Paths) -> None:
@@ -26,13 +35,7 @@ def up(paths: Paths) -> None:
         raise LabError(f"bridge {BRIDGE} belongs to the lab in {owner}: take that one down first")
     run("ip", "address", "replace", f"{GATEWAY}/{SUBNET.prefixlen}", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
-    for table, chain, *rule in _RULES:
-        if not succeeds("iptables", "-w", "-t", table, "-C", chain, *rule):
-            run("iptables", "-w", "-t", table, "-I", chain, *rule)
-    before = _IP_FORWARD.read_text().strip()
-    if before != "1":
-        (paths.state / "ip_forward.before").write_text(before)
-        _IP_FORWARD.write_text("1")
+    _open(_rules(BRIDGE, SUBNET), paths.state / "ip_forward.before")
 
 
 def down(paths: Paths) -> None:
@@ -41,13 +44,37 @@ def down(paths: Paths) -> None:
         return
     if bridge_owner() is not None:
         run("ip", "link", "delete", BRIDGE)
-    for table, chain, *rule in _RULES:
+    _close(_rules(BRIDGE, SUBNET), paths.state / "ip_forward.before")
+
+
+@contextmanager
+def cables(paths: Paths) -> Iterator[None]:
+    """Let labs in network namespaces of their own out by their cables, which go with their namespaces."""
+    before = paths.state.with_name(f"{paths.state.name}.ip_forward")
+    rules = _rules(f"{CABLE}+", CABLES)
+    try:
+        _open(rules, before)
+        yield
+    finally:
+        _close(rules, before)
+
+
+def _open(rules: list[tuple[str, ...]], before: Path) -> None:
+    for table, chain, *rule in rules:
+        if not succeeds("iptables", "-w", "-t", table, "-C", chain, *rule):
+            run("iptables", "-w", "-t", table, "-I", chain, *rule)
+    if (forwards := _IP_FORWARD.read_text().strip()) != "1":
+        before.write_text(forwards)
+        _IP_FORWARD.write_text("1")
+
+
+def _close(rules: list[tuple[str, ...]], before: Path) -> None:
+    for table, chain, *rule in rules:
         if succeeds("iptables", "-w", "-t", table, "-C", chain, *rule):
             run("iptables", "-w", "-t", table, "-D", chain, *rule)
-    saved = paths.state / "ip_forward.before"
-    if saved.exists():
-        _IP_FORWARD.write_text(saved.read_text())
-        saved.unlink()
+    if before.exists():
+        _IP_FORWARD.write_text(before.read_text())
+        before.unlink()
 
 
 def exists(interface: str) -> bool:

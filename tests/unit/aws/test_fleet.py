@@ -17,6 +17,7 @@ from moto import mock_aws
 from edge_cloud.ledger import DEVICE, Key
 from edge_cloud.policy import authorise, read_operation
 from edge_cloud.s3errors import S3Error
+from tests.unit import models_once  # noqa: F401 - for what it does
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "files/aws-fleet.yaml"
 REGION = "eu-central-1"
@@ -27,9 +28,12 @@ THING = "edge-0001"
 PARAMETERS = {"BucketName": BUCKET, "CredentialSeconds": "900"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stack(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Deploy the template with a bucket's name and 900 s, everything else by default or as the test says."""
+    """Deploy the template with a bucket's name and 900 s, everything else by default or as the test says.
+
+    Once for all tests that only look at it.
+    """
     parameters = {**PARAMETERS, **getattr(request, "param", {})}
     with mock_aws(), pytest.warns(UserWarning, match="AWS::S3::BucketPolicy"):
         client = boto3.client("cloudformation", region_name=REGION)

@@ -26,6 +26,8 @@ import requests
 import yaml
 from moto import mock_aws
 
+from tests.unit import models_once  # noqa: F401 - for what it does
+
 ROOT = Path(__file__).resolve().parents[3]
 LITESTREAM = shutil.which("litestream") or str(Path(sys.executable).with_name("litestream"))
 pytestmark = pytest.mark.skipif(not Path(LITESTREAM).exists(), reason="needs Litestream")

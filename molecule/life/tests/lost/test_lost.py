@@ -63,14 +63,3 @@ def test_the_other_device_goes_on(host: Any, name: str, aws: Aws, loss: Loss) ->
     since = observe.now(observe.CLOUD)
     wait_for(lambda: observe.uploads(observe.s3_requests(OTHER, since)), 30)
     assert len(aws.active(OTHER)) == 1
-
-
-def test_again_it_changes_nothing(playbook: Playbook, aws: Aws, loss: Loss) -> None:
-    role = aws.iot.describe_role_alias(roleAlias="edge-litestream")["roleAliasDescription"][
-        "roleArn"
-    ].rpartition("/")[2]
-    before = aws.iam.list_role_policies(RoleName=role)["PolicyNames"]
-    done = playbook("lost", "--extra-vars=thing=edge01")
-    assert done.code == 0, done.text
-    assert "changed=0" in done.text
-    assert aws.iam.list_role_policies(RoleName=role)["PolicyNames"] == before

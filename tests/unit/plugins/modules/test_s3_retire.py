@@ -11,6 +11,8 @@ import pytest
 from ansible_collections.edge_litestream.appliance.plugins.modules import s3_retire
 from moto import mock_aws
 
+from tests.unit import models_once  # noqa: F401 - for what it does
+
 Run = Callable[..., dict[str, Any]]
 BUCKET, PREFIX, OTHER = "backups", "edge-0001/", "edge-00010/"
 OLD = {"ID": "old-versions", "Status": "Enabled", "NoncurrentVersionExpiration": {"NoncurrentDays": 30}}

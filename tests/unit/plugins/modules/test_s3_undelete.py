@@ -15,6 +15,8 @@ from ansible_collections.edge_litestream.appliance.plugins.modules import s3_und
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
+from tests.unit import models_once  # noqa: F401 - for what it does
+
 Run = Callable[..., dict[str, Any]]
 BUCKET = "backups"
 PREFIX = "edge-0001/"

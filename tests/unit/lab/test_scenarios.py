@@ -1,0 +1,98 @@
+"""Scenarios run beside each other, each in a network of its own, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lab.settings import REPOSITORY
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces are root's")
+
+# In Molecule's place: each makes the same bridge, and waits until the other one has it too.
+MOLECULE = """#!/bin/sh
+set -eu
+name=$3
+echo "INFO     $name > create: Executing" | sed 's/>/➜/'
+mkdir -p "$EDGE_LAB_DIR"
+python -c 'from lab import network, settings; network.up(settings.paths())'
+ip route get 192.0.2.1 | grep -q 'via 10.83.1.'
+nsenter --net="/proc/$OUTSIDE/ns/net" ip -brief address show "$CABLE" | grep -q "$GATEWAY/30"
+touch "met-$name"
+case $name in
+one) until [ -e met-two ]; do sleep 0.1; done ;;
+two) until [ -e met-one ]; do sleep 0.1; done ;;
+bad) echo '  │ E  assert 1 == 2'; exit 1 ;;
+wordless) echo '  │ the last word'; exit 1 ;;
+hollow) echo 'WARNING  Skipping, Missing playbook' ;;
+long) exec sleep 60 ;;
+esac
+echo '==== 7 passed in 1.00s ===='
+"""
+LEFT = "ip -brief link | grep edge; iptables-save | grep -e MASQ -e edge; ls -d lab-*; exit $code"
+
+
+def command(directory: Path, *names: str) -> tuple[list[str], dict[str, str]]:
+    """Run scenarios in a throwaway network in the host's place, and then list what is left in it."""
+    (directory / "bin").mkdir()
+    (directory / "bin/molecule").write_text(MOLECULE)
+    (directory / "bin/molecule").chmod(0o755)
+    programs = [directory / "bin", Path(sys.executable).parent, os.environ["PATH"]]
+    environment = {
+        **os.environ,
+        "PATH": ":".join(map(str, programs)),
+        "PYTHONPATH": str(REPOSITORY / "molecule/shared"),
+        "EDGE_LAB_DIR": str(directory / "lab"),
+    }
+    script = f'code=0; "$0" -m lab.scenarios "$@" || code=$?; {LEFT}'
+    return ["unshare", "--net", "sh", "-c", script, sys.executable, *names], environment
+
+
+def ended(directory: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    words, environment = command(directory, *names)
+    return subprocess.run(
+        words, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_two_at_a_time_do_not_meet_and_leave_nothing(tmp_path: Path) -> None:
+    done = ended(tmp_path, "one", "two", "three")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    for name in ("one", "two", "three"):
+        assert f"{name:8} create: Executing" in done.stderr
+        assert f"{name:8} 7 passed in 1.00s" in done.stderr
+        assert "7 passed" in (tmp_path / f"build/molecule-{name}.log").read_text()
+
+
+def test_what_failed_is_told_last_and_nothing_more_is_begun(tmp_path: Path) -> None:
+    done = ended(tmp_path, "hollow", "bad", "three")
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    said = done.stderr.partition(" failed, from ")[2]
+    assert "E  assert 1 == 2" in said
+    assert "a step had nothing to run: WARNING  Skipping, Missing playbook" in said
+    assert not (tmp_path / "met-three").exists()
+
+
+def test_a_failure_of_another_form_is_told_by_the_last_lines(tmp_path: Path) -> None:
+    done = ended(tmp_path, "wordless")
+    assert done.returncode == 1
+    assert "the last word" in done.stderr
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    words, environment = command(tmp_path, "long", "one")
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as shell:
+        deadline = time.monotonic() + 30
+        while not ((tmp_path / "met-long").exists() and (tmp_path / "met-one").exists()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (runner,) = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
+        os.kill(int(runner), signal.SIGTERM)
+        left, _ = shell.communicate(timeout=30)
+    assert (shell.returncode, left) == (143, "")
