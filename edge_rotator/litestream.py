@@ -198,8 +198,7 @@ def restart(config: Config) -> None:
 def request_restart(config: Config) -> None:
     """Have systemd restart Litestream, which in process mode we may not.
 
-    For a clock that was set back: until it has caught up with the old expiry, Litestream would go on
-    with the old credentials. Raises `write_failed`.
+    It would go on with the old credentials until the expiry it was told. Raises `write_failed`.
     """
     path = f"{config.directory}/restart-litestream"
     try:

@@ -283,18 +283,23 @@ class Run:
         if config.backend == "file":
             event("key_in_file", WARNING, file=config.key_file)
         if config.mode == "process":
-            self.make_litestream_ask(set_back, outage)
+            restart = "clock_step" if set_back else "forced" if reason == "forced" and held > 0 else ""
+            self.make_litestream_ask(restart, held, outage)
 
-    def make_litestream_ask(self, set_back: bool, outage: bool) -> None:
-        """Process mode: Litestream asks by itself at the expiry it was told, unless something went wrong."""
-        if set_back:
-            litestream.request_restart(self.config)
-            event("restart_requested", NOTICE, reason="clock_step", service=self.config.service)
-        elif outage:
+    def make_litestream_ask(self, restart: str, held: float, outage: bool) -> None:
+        """Process mode: Litestream asks by itself at the expiry it was told, unless something went wrong.
+
+        Until then it keeps what it has, and S3 refuses that to a device that was lost and is found.
+        """
+        if outage and not restart:
             failed = litestream.sync(self.config)
             if failed is not None:
                 level = WARNING if failed else NOTICE
                 event("sync_requested", level, databases=len(self.config.databases), failed=failed)
+            restart = "sync_failed" if failed and held > 0 else ""
+        if restart:
+            litestream.request_restart(self.config)
+            event("restart_requested", NOTICE, reason=restart, service=self.config.service)
 
     def restart_if_pending(self) -> Kind | None:
         """Environment mode: restart Litestream with the new file."""

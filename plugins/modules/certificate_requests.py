@@ -69,11 +69,12 @@ def read(path: Path, directory: int) -> dict[str, str]:
         )
     try:
         with os.fdopen(descriptors.open_file(path.name, directory), "rb") as file:
-            # One more than there may be, which is refused.
-            text = file.read(signing_requests.MAX_REQUEST + 1).decode(errors="replace")
+            content = file.read(signing_requests.MAX_REQUEST + 1)
     except descriptors.UnsafeError as error:
         raise signing_requests.CertificateError(f"{error}: put the request itself there") from None
-    found = signing_requests.read_request(text)
+    if len(content) > signing_requests.MAX_REQUEST:
+        raise signing_requests.CertificateError(f"it is longer than {signing_requests.MAX_REQUEST} bytes")
+    found = signing_requests.read_request(content.decode(errors="replace"))
     signing_requests.check_subject(found, thing)
     encoding, spki = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     return {
@@ -108,7 +109,10 @@ def main() -> None:
     if WITHOUT_CRYPTOGRAPHY:
         module.fail_json(msg=missing_required_lib("cryptography"), exception=WITHOUT_CRYPTOGRAPHY)
     directory = Path(module.params["directory"])
-    requests, problems = read_all(directory) if directory.is_dir() else ([], [])
+    try:
+        requests, problems = read_all(directory) if directory.is_dir() else ([], [])
+    except OSError as error:
+        module.fail_json(msg=f"cannot read {directory}: {error.strerror}")
     if problems:
         module.fail_json(
             msg=f"{len(problems)} requests in {directory} cannot be used, and none was: "

@@ -95,10 +95,10 @@ def command_line(name: str) -> list[str]:
     return [PROGRAM, *(f"--inventory={each}" for each in INVENTORIES), f"playbooks/{name}.yml"]
 
 
-def killed(task: str, name: str) -> None:
+def killed(task: str, name: str, *words: str) -> None:
     """Run a playbook, and kill it with all its children once a task is over everywhere."""
     running = subprocess.Popen(
-        command_line(name),
+        [*command_line(name), *words],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,

@@ -115,6 +115,22 @@ def test_a_device_that_goes_away_is_told_of_with_both_its_certificates(tmp_path:
     assert re.search(r"TASK \[The new certificate is inactive\] \*+ skipping", said), said
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("before", "proven"), [({"stat": {"checksum": "aa"}}, True), ({"unreachable": True}, False)]
+)
+def test_new_credentials_are_compared_with_some(before: dict[str, Any], proven: bool, tmp_path: Path) -> None:
+    """A device that could not be reached for a moment has not shown that it fetched any."""
+    *_, asserts = yaml.safe_load((ROOT / "playbooks/tasks/rotated.yml").read_text())
+    known = {
+        "__rotated_old": before,
+        "__rotated_new": {"stat": {"exists": True, "checksum": "bb"}},
+        "__rotated_after": {"stdout": "ok", "stdout_lines": ["ok"]},
+    }
+    done = run(tmp_path, {"hosts": "localhost", "connection": "local", "vars": known, "tasks": [asserts]})
+    assert (done.returncode == 0) == proven, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("inactive_s", "in_use_s", "due", "deleted"),
     [

@@ -11,7 +11,7 @@ from experiment import observe
 from experiment.phases import assert_lossless, wait_for
 
 pytestmark = pytest.mark.timeout(900)
-FOUND = "edge01"
+FOUND = "edge02"
 
 
 class Find(NamedTuple):
@@ -24,9 +24,9 @@ class Find(NamedTuple):
 @pytest.fixture(scope="module")
 def find(playbook: Playbook) -> Find:
     access_key, at = newest_key(FOUND), observe.now(observe.CLOUD)
-    done = playbook("found", "--extra-vars=thing=edge01")
+    done = playbook("found", f"--extra-vars=thing={FOUND}")
     assert done.code == 0, done.text
-    rotated = playbook("rotate", "--limit=edge01")
+    rotated = playbook("rotate", f"--limit={FOUND}")
     assert rotated.code == 0, rotated.text
     return Find(access_key, at)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def test_what_is_no_file_is_neither_followed_nor_waited_for(tmp_path: Path, run:
     os.mkfifo(tmp_path / "edge-2.csr")
     (tmp_path / "edge-3.csr").mkdir()
     (tmp_path / "edge-4.csr").symlink_to("/dev/zero")
-    (tmp_path / "edge-5.csr").write_text("#" * 10**6)
+    # Half as many characters as bytes.
+    (tmp_path / "edge-5.csr").write_text("\xe4" * 10000)
     (tmp_path / "edge-6.csr").hardlink_to(elsewhere)
     refused = ["edge-1", "edge-2", "edge-3", "edge-4", "edge-5", "edge-6"]
     if os.geteuid() == 0:
@@ -71,7 +73,7 @@ def test_what_is_no_file_is_neither_followed_nor_waited_for(tmp_path: Path, run:
     for words in (
         "edge-1.csr: it is a link or a socket, no regular file: put the request itself there",
         "edge-2.csr: it is no regular file",
-        "edge-5.csr: the request has 16385 characters",
+        "edge-5.csr: it is longer than 16384 bytes",
     ):
         assert words in said, said
 
@@ -79,3 +81,15 @@ def test_what_is_no_file_is_neither_followed_nor_waited_for(tmp_path: Path, run:
 @pytest.mark.parametrize("exists", [True, False])
 def test_no_request_is_an_error(exists: bool, tmp_path: Path, run: Run) -> None:
     assert "no request THING.csr" in run(directory=str(tmp_path if exists else tmp_path / "no"))["msg"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another")
+def test_a_directory_that_cannot_be_read_is_named(run: Run) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
+        os.seteuid(65534)
+        try:
+            said = run(directory=directory)["msg"]
+        finally:
+            os.seteuid(0)
+    assert said == f"cannot read {directory}: Permission denied"
