@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _LIMIT = 90.0  # s per check, above each check's own limits and the wait for the lock
 _COMMAND_TIMEOUT = 10.0  # s
 _FORK = multiprocessing.get_context("fork")
+_WANTS_OURS = ("handshake failure", "Handshake failed")  # in OpenSSL's words, and in GnuTLS's
 
 Verdict = tuple[str, str, str]  # ok, failed or skipped; the error's class; what was seen
 
@@ -189,7 +190,7 @@ def _tls(config: Config) -> str:
         provider.perform(curl, config, config.ca_file)
     except RotatorError as error:
         # TLS 1.2 asks for our certificate within the handshake, and the key is not ours to use here.
-        if error.kind.name == "tls_client_refused" or "Handshake failed" in error.detail:  # GnuTLS's words
+        if any(words in error.detail for words in _WANTS_OURS):
             raise SkippedError("the endpoint wants our certificate first: --login shows it") from None
         raise
     return f"{config.endpoint} proved itself"

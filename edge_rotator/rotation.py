@@ -255,7 +255,10 @@ class Run:
         compared = 0.0 if reason in ("configuration", "forced") else held
         credentials, lifetime, skew = fetch_checked(config, compared)
         clock = read_clock()
-        set_back = held > 0 and schedule.stepped(state, clock) < 0
+        # Litestream goes by the wall clock: it may keep what by the boot clock has expired long ago.
+        was = state.success
+        kept = was is not None and clock.boot >= was.boot and clock.wall < was.wall + was.usable
+        set_back = kept and schedule.stepped(state, clock) < 0
         usable = schedule.usable(lifetime, config.safety_margin)
         delivery.write(config, credentials, clock.wall + usable)
 
@@ -283,23 +286,18 @@ class Run:
         if config.backend == "file":
             event("key_in_file", WARNING, file=config.key_file)
         if config.mode == "process":
-            restart = "clock_step" if set_back else "forced" if reason == "forced" and held > 0 else ""
-            self.make_litestream_ask(restart, held, outage)
+            self.make_litestream_ask(set_back, outage)
 
-    def make_litestream_ask(self, restart: str, held: float, outage: bool) -> None:
-        """Process mode: Litestream asks by itself at the expiry it was told, unless something went wrong.
-
-        Until then it keeps what it has, and S3 refuses that to a device that was lost and is found.
-        """
-        if outage and not restart:
+    def make_litestream_ask(self, set_back: bool, outage: bool) -> None:
+        """Process mode: Litestream asks by itself at the expiry it was told, unless something went wrong."""
+        if set_back:
+            litestream.request_restart(self.config)
+            event("restart_requested", NOTICE, reason="clock_step", service=self.config.service)
+        elif outage:
             failed = litestream.sync(self.config)
             if failed is not None:
                 level = WARNING if failed else NOTICE
                 event("sync_requested", level, databases=len(self.config.databases), failed=failed)
-            restart = "sync_failed" if failed and held > 0 else ""
-        if restart:
-            litestream.request_restart(self.config)
-            event("restart_requested", NOTICE, reason=restart, service=self.config.service)
 
     def restart_if_pending(self) -> Kind | None:
         """Environment mode: restart Litestream with the new file."""

@@ -398,6 +398,24 @@ def test_an_endpoint_that_wants_our_certificate_first(config: configuration.Conf
         doctor._tls(config)
 
 
+@pytest.mark.parametrize(("alert", "passed_over"), [(40, True), (47, False), (48, False), (49, False)])
+def test_no_other_alert_is_passed_over(alert: int, passed_over: bool, config: configuration.Config) -> None:
+    """handshake_failure, and what a firewall may say: illegal_parameter, unknown_ca, access_denied."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(bytes([21, 3, 3, 0, 2, 2, alert]))
+                connection.recv(4096)
+
+        threading.Thread(target=refuse, daemon=True).start()
+        config.endpoint = f"localhost:{listener.getsockname()[1]}"
+        with pytest.raises(doctor.SkippedError if passed_over else RotatorError):
+            doctor._tls(config)
+
+
 def test_gnutls_tells_it_in_words_of_its_own(device: Device) -> None:
     use_debian_pycurl(device)
     device.server.context.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -296,34 +296,6 @@ def test_sync_that_fails_is_told(
     assert "<4>event=sync_requested databases=1 failed=1\n" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("mode", "asked"), [("process", True), ("environment", False)])
-def test_who_forces_wants_litestream_to_have_them_now(
-    mode: str, asked: bool, local: Device, world: Time
-) -> None:
-    """In process mode it would keep those that it has until they expire."""
-    local.configure(delivery={"mode": mode})
-    assert local.tick("rotate", "--force") == 0
-    request = local.root / "run/restart-litestream"
-    assert not request.exists(), "it had none before"
-    assert local.tick("rotate", "--force") == 0
-    assert request.exists() == asked
-
-
-@pytest.mark.parametrize("works", [True, False])
-def test_credentials_that_s3_refuses_are_not_kept(works: bool, local: Device, world: Time) -> None:
-    """After an outage, S3 may refuse what Litestream has, as it does to a device that was lost."""
-    assert local.tick() == 0
-    local.server.respond = lambda h: h.reply(503, b"")
-    world.advance(local.state["success"]["due_after"] + 1)
-    assert local.tick() != 0
-    local.server.respond = local.server.good
-    world.advance(local.state["failure"]["delay"] + 1)
-    with control_socket(local.root / "query", b"{}" if works else b"exit 1\n") as path:
-        local.configure(delivery={"databases": ["/a.db"], "litestream_socket": str(path)})
-        assert local.tick() == 0
-    assert (local.root / "run/restart-litestream").exists() == (not works)
-
-
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["--help"])
@@ -391,6 +363,19 @@ def test_a_clock_set_back_makes_litestream_forget_the_old_expiry(
     assert local.tick() == 0
     assert request.exists() == asked
     assert local.tick("due") == 1
+
+
+def test_a_clock_set_back_is_noticed_however_long_the_outage_was(local: Device, world: Time) -> None:
+    """By the time that passed the credentials have expired; by the clock, Litestream's have not."""
+    assert local.tick() == 0
+    world.wall -= 7200
+    local.server.respond = lambda h: h.reply(503, b"")
+    world.advance(1800)
+    assert local.tick() != 0
+    local.server.respond = local.server.good
+    world.advance(1800)
+    assert local.tick() == 0
+    assert (local.root / "run/restart-litestream").exists()
 
 
 @pytest.mark.parametrize("off", [-240, -39600, -1e9, 39600, 1e9], ids=lambda off: f"{off:+.0f}s")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(900)
 # What each leaves: a thing without certificate, a certificate nobody has kept, one on the control node alone.
 BREAKS_OFF_AFTER = (
     "thing | It has type, attributes and groups",
-    "AWS knows the certificate, and it is active",
+    "certified | AWS has signed the request, or knows what another CA has signed",
     "It is where the inventory says",
 )
 
