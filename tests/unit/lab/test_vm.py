@@ -11,7 +11,7 @@ import pytest
 from lab import __main__ as command_line
 from lab import image, machine, network, pki, vm
 from lab.settings import ARCHITECTURES, REPOSITORY, LabError, Machine, Paths, inventory
-from lab.shell import wait_until
+from lab.shell import kill, wait_until
 
 BOARD = Machine("edge77", frozenset(), "bookworm", "10.83.0.77", (), vm=True, architecture="arm64", tpm=True)
 
@@ -121,19 +121,25 @@ def test_qemu_takes_its_command_line(directory: Path) -> None:
     command[at + 1] = "user,id=net"
     vm._start_tpm(directory)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as qemu:
-        assert wait_until(lambda: (directory / "qemu.pid").exists() or qemu.poll() is not None, 30)
-        assert qemu.poll() is None, qemu.communicate()[1].decode()
-        assert vm.runs(directory)
-        vm.stop(directory)
-        assert qemu.wait(timeout=5) == -9
-    assert not vm.runs(directory)
+        try:
+            assert wait_until(lambda: (directory / "qemu.pid").exists() or qemu.poll() is not None, 30)
+            assert qemu.poll() is None, qemu.communicate()[1].decode()
+            assert vm.runs(directory)
+            vm.stop(directory)
+            assert qemu.wait(timeout=5) == -9
+            assert not vm.runs(directory)
+        finally:
+            qemu.kill()
+            if (chip := vm._tpm(directory)) is not None:
+                kill(chip)
 
 
 @pytest.fixture
 def chip(directory: Path) -> Iterator[None]:
     vm._start_tpm(directory)
     yield
-    vm.stop(directory)
+    if (chip := vm._tpm(directory)) is not None:
+        kill(chip)
 
 
 @pytest.mark.usefixtures("chip")
