@@ -1,4 +1,4 @@
-"""From bare to replicating on a kernel and a processor of its own: nothing compiled there, every row in S3."""
+"""From bare to replicating, on a kernel and processor of its own: nothing compiled there, all rows in S3."""
 
 from __future__ import annotations
 
