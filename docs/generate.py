@@ -201,8 +201,8 @@ def power_cut_lines(path: Path) -> list[str]:
         "written and credentials rotate every few seconds. The board loses what it had not sent to its disk;",
         "what the disk had taken is kept, so a disk that lies about that is not shown. A row counts as",
         "acknowledged when the writer had told it over the network.",
-        f"`make power-cuts CUTS={run['cuts']} SEED={run['seed']}` at version {run['version']}, {run['date']},",
-        f"{run['board']}, `synchronous = {run['synchronous']}`:",
+        f"`make power-cuts CUTS={run['cuts']} SEED={run['seed']}` at version {run['version']},",
+        f"{run['date']}, {run['board']}, `synchronous = {run['synchronous']}`:",
         "",
         f"- rows acknowledged: {run['rows_acknowledged']}, lost: {run['rows_lost']}",
         f"- cuts after which the surviving rows were no prefix of the written ones: {run['cuts_with_holes']}",
@@ -210,7 +210,7 @@ def power_cut_lines(path: Path) -> list[str]:
         f"- corrupt databases: {run['corrupt']}",
         f"- replicas that differed in the end: {run['replicas_that_differ']}",
         f"- state, token or units broken: {len(run['broken'])}; not well in time: {run['not_well']}",
-        f"- longest boot: {run['longest_boot_s']} s; longest until status was `ok`: {run['longest_well_s']} s",
+        f"- longest boot: {run['longest_boot_s']} s; longest until well: {run['longest_well_s']} s",
         "",
     ]
 
