@@ -204,6 +204,7 @@ def power_cut_lines(path: Path) -> list[str]:
         f"`make power-cuts CUTS={run['cuts']} SEED={run['seed']}` at version {run['version']},",
         f"{run['date']}, {run['board']}, `synchronous = {run['synchronous']}`:",
         "",
+        f"- rotations: {run['rotations']}",
         f"- rows acknowledged: {run['rows_acknowledged']}, lost: {run['rows_lost']}",
         f"- cuts after which the surviving rows were no prefix of the written ones: {run['cuts_with_holes']}",
         f"- rows that were in the replica alone: {run['rows_only_in_replica']}",

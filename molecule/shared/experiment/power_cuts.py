@@ -154,6 +154,12 @@ class PowerCuts(Stage):
             self.lab("power-cut", self.board)
         return told
 
+    def _rotations(self, since: float) -> int:
+        """How often the board was given credentials since a time; its own journal may be lost in a cut."""
+        command = f"sudo cloudctl log provider --thing {self.board} --since {since * 1000:.0f}"
+        lines = map(json.loads, observe.run(observe.CLOUD, command).splitlines())
+        return sum(line.get("status") == 200 for line in lines)
+
     def _well(self) -> bool:
         return bool(
             observe.run(
@@ -203,10 +209,12 @@ class PowerCuts(Stage):
 
     def run(self, cuts: int) -> int:
         """Cut the power so many times; return the exit status."""
+        since = observe.now(observe.CLOUD)
         chance = random.Random(self.tally.seed)  # noqa: S311 - it has to be repeatable
         for number in range(1, cuts + 1):
             moment_s = chance.uniform(*RUNS_S)
             self.judge(number, moment_s, self.cut(moment_s))
+            self.tally.rotations = self._rotations(since)
             (self.target / "result.json").write_text(json.dumps(vars(self.tally), indent=1))
         print(table(self.tally))
         return 1 if self.tally.failed() else 0
@@ -217,6 +225,7 @@ def table(tally: Tally) -> str:
     return "\n".join(
         [
             f"seed {tally.seed}, {tally.board}, synchronous = {tally.synchronous}: {tally.cuts} power cuts",
+            f"rotations: {tally.rotations}",
             f"rows acknowledged: {tally.rows_acknowledged}, lost: {tally.rows_lost}",
             f"cuts after which the rows were no prefix: {tally.cuts_with_holes}, corrupt: {tally.corrupt}",
             f"rows in the replica alone: {tally.rows_only_in_replica}; "
