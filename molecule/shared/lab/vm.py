@@ -54,10 +54,9 @@ def make_disk(paths: Paths, machine: Machine, top: Path) -> None:
     """Turn a root file system into a disk that the kernel beside it boots from."""
     directory = top.parent
     archive = ensure_kernel(paths.images, BOARDS[machine.architecture].kernel)
-    unpack = ("tar", "--extract", f"--file={archive}", "--wildcards")
-    run(*unpack, f"--directory={top}", "./usr/lib/modules", timeout_s=300)
-    run(*unpack, f"--directory={directory}", "--strip-components=2", "./boot/vmlinuz-*")
-    (image,) = directory.glob("vmlinuz-*")
+    members = ("./usr/lib/modules", "./boot/vmlinuz-*")
+    run("tar", "--extract", f"--file={archive}", f"--directory={top}", "--wildcards", *members, timeout_s=300)
+    (image,) = top.glob("boot/vmlinuz-*")
     run("depmod", "--basedir", top, image.name.removeprefix("vmlinuz-"))
     etc = top / "etc"
     (etc / "fstab").write_text("/dev/nvme0n1 / ext4 defaults,errors=remount-ro 0 1\n")
@@ -75,8 +74,7 @@ def boot(paths: Paths, machine: Machine, clock: str = "") -> bool:
     if _qemu(directory) is not None:
         return False
     board = BOARDS[machine.architecture]
-    if shutil.which(board.program) is None:
-        raise LabError(f"{board.program} is missing: run molecule/shared/setup_vm.sh")
+    _need(board.program)
     stop(directory)
     network.make_tap(machine.name)
     if machine.tpm:
@@ -165,6 +163,11 @@ def _start_tpm(directory: Path) -> None:
     )
 
 
+def _need(program: str) -> None:
+    if shutil.which(program) is None:
+        raise LabError(f"{program} is missing: run molecule/shared/setup_vm.sh as root")
+
+
 def register(paths: Paths, machines: list[Machine]) -> None:
     """Let this host run the programs of the machines' architectures, for images and bundles."""
     wanted = {BOARDS[machine.architecture].interpreter for machine in machines if machine.vm} - {""}
@@ -173,6 +176,7 @@ def register(paths: Paths, machines: list[Machine]) -> None:
         _remember(paths, "mount")
     for name in sorted(wanted):
         if not (_BINFMT / name).exists():
+            _need("update-binfmts")
             run("update-binfmts", "--enable", name)
             _remember(paths, name)
 

@@ -105,6 +105,15 @@ def test_a_container_has_no_clock_of_its_own(paths: Paths) -> None:
         machine.boot(paths, Machine("c", frozenset(), "bookworm", "10.83.0.9", ()), "2020-01-01T00:00:00")
 
 
+def test_what_is_missing_is_named_with_its_mend(
+    paths: Paths, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert directory.exists()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(LabError, match=r"qemu-system-aarch64 is missing: run molecule/shared/setup_vm\.sh"):
+        vm.boot(paths, BOARD)
+
+
 def test_a_chip_is_there_only_where_it_is_asked_for(directory: Path) -> None:
     bare = Machine("edge78", frozenset(), "bookworm", "10.83.0.78", (), vm=True, architecture="arm64")
     assert words_after(vm.command(directory, BOARD), "-tpmdev")
@@ -191,6 +200,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     host = Host(tmp_path / "binfmt_misc")
     monkeypatch.setattr(vm, "_BINFMT", host.top)
     monkeypatch.setattr(vm, "run", host.run)
+    monkeypatch.setattr(vm, "_need", Mock())
     return host
 
 

@@ -18,8 +18,8 @@ STEPS = ["+10 minutes", "-10 minutes", "+1 year", "-1 year"]
 
 
 def set_clock(host: Any, step: str = "") -> None:
-    """Set the board's clock to the true time, and so far off."""
-    host.check_output(f"date --utc --set='@{time.time():.0f} {step}'" if not step else f"date --set='{step}'")
+    """Set the board's clock so far off, or to the true time."""
+    host.check_output(f"date --set='{step or f'@{time.time():.0f}'}'")
 
 
 def well(host: Any) -> bool:
