@@ -82,7 +82,7 @@ faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name
 test-debian-upgrade: setup ## take a device from Debian 12 to 13, without a converge (10 minutes, not part of test)
 	@molecule/shared/debian_upgrade.sh
 
-test-arm: setup ## boards of 64 and 32 bit, emulated, from bare to replicating (an hour and more, not part of test)
+test-arm: setup ## boards of 64 and 32 bit, emulated, from bare to replicating (hours, not part of test; RECORD=1)
 	@molecule/shared/setup_vm.sh
 	AT_MOST_S=14400 molecule/shared/scenarios.sh board
 

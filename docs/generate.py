@@ -227,10 +227,14 @@ def board_lines(path: Path) -> list[str]:
         "`make test-arm` takes bare boards to replicating devices: QEMU's emulation of a Cortex-A72, with a",
         "kernel, a clock and a TPM of its own. Times are an emulation's, and no board's.",
         "",
-        "| version | board | token, backend, mode | converge | tick | rotation | memory of a rotation |",
-        "|---|---|---|---|---|---|---|",
+        "| version | board | backend, mode | bare Python | tick | rotation | its memory | Litestream's |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in run["boards"]]
+    for board in run["boards"].values():
+        times = [f"{board[what]['wall_s']} s" for what in ("python", "tick", "rotation")]
+        memory = [f"{board[what]['memory_mb']} MB" for what in ("rotation", "litestream")]
+        cells = [board["version"], board["board"], board["how"], *times, *memory]
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
