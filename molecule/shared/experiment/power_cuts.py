@@ -48,7 +48,7 @@ while True:
 ROTATE = "while sudo systemctl start edge-rotator-force.service || true; do sleep 1; done"
 # What has to be readable after a cut, each by what reads it.
 WHOLE = {
-    "state": "sudo python3 -m json.tool /var/lib/edge-rotator/state.json",
+    "state": "sudo python3 -I -m json.tool /var/lib/edge-rotator/state.json",
     "token and certificate": "sudo edge-rotator doctor --login",
     "units": "! systemctl --failed --quiet --no-legend | grep .",
 }
