@@ -17,6 +17,8 @@ from experiment.phases import ROOT, assert_lossless, wait_for
 from experiment.stage import record
 from lab.settings import Machine
 
+# An emulated processor, on a host that does other things too.
+pytestmark = pytest.mark.timeout(900)
 # e_machine and the class of an ELF file, by Debian's name of the architecture.
 ELF = {"arm64": (183, 64), "armhf": (40, 32), "amd64": (62, 64)}
 READ_ELF = """
