@@ -19,19 +19,20 @@ export FAULTS ?=
 export MINUTES ?= 10
 export SEED ?=
 export DEVICES ?= 2
+export CUTS ?= 10
 export RECORD ?=
 # The longest first.
 export SCENARIOS ?= default life tokens
 
-.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule faults test-debian-upgrade bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
+demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
 
@@ -81,6 +82,14 @@ faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name
 
 test-debian-upgrade: setup ## take a device from Debian 12 to 13, without a converge (4 minutes, not part of test)
 	@molecule/shared/debian_upgrade.sh
+
+test-arm: setup ## boards of 64 and 32 bit, emulated, from bare to replicating (hours, not part of test; RECORD=1)
+	@molecule/shared/setup_vm.sh
+	AT_MOST_S=14400 python -m lab.scenarios board
+
+power-cuts: setup ## kill an emulated board while rows are written: make power-cuts CUTS=10 (SEED=7 RECORD=1; 2 minutes a cut)
+	@molecule/shared/setup_vm.sh
+	python -m experiment.power_cuts --cuts $(CUTS) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
 
 bench-converge: setup ## seconds of a first converge and of one that changes nothing, for 1 and 8 devices
 	@python tests/bench/converge.py

@@ -189,6 +189,55 @@ def soak_lines(path: Path) -> list[str]:
     return [*lines, ""]
 
 
+def power_cut_lines(path: Path) -> list[str]:
+    """Tell what the power cuts of an emulated board took."""
+    if not path.exists():
+        return []
+    run = yaml.safe_load(path.read_text())
+    return [
+        "## Power cuts",
+        "",
+        "`make power-cuts CUTS=n` kills an emulated board at random moments while ten rows a second are",
+        "written and credentials rotate every few seconds. The board loses what it had not sent to its disk;",
+        "what the disk had taken is kept, so a disk that lies about that is not shown. A row counts as",
+        "acknowledged when the writer had told it over the network.",
+        f"`make power-cuts CUTS={run['cuts']} SEED={run['seed']}` at version {run['version']},",
+        f"{run['date']}, {run['board']}, `synchronous = {run['synchronous']}`:",
+        "",
+        f"- rotations: {run['rotations']}",
+        f"- rows acknowledged: {run['rows_acknowledged']}, lost: {run['rows_lost']}",
+        f"- cuts after which the surviving rows were no prefix of the written ones: {run['cuts_with_holes']}",
+        f"- rows that were in the replica alone: {run['rows_only_in_replica']}",
+        f"- corrupt databases: {run['corrupt']}",
+        f"- replicas that differed in the end: {run['replicas_that_differ']}",
+        f"- state, token or units broken: {len(run['broken'])}; not well in time: {run['not_well']}",
+        f"- longest boot: {run['longest_boot_s']} s; longest until well: {run['longest_well_s']} s",
+        "",
+    ]
+
+
+def board_lines(path: Path) -> list[str]:
+    """Lay out which boards were taken from bare to replicating, per release."""
+    if not path.exists():
+        return []
+    run = yaml.safe_load(path.read_text())
+    lines = [
+        "## Boards",
+        "",
+        "`make test-arm` takes bare boards to replicating devices: QEMU's emulation of a Cortex-A72, with a",
+        "kernel, a clock and a TPM of its own. Times are an emulation's, and no board's.",
+        "",
+        "| version | board | backend, mode | bare Python | tick | rotation | its memory | Litestream's |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for board in run["boards"].values():
+        times = [f"{board[what]['wall_s']} s" for what in ("python", "tick", "rotation")]
+        memory = [f"{board[what]['memory_mb']} MB" for what in ("rotation", "litestream")]
+        cells = [board["version"], board["board"], board["how"], *times, *memory]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def gap_lines(path: Path) -> list[str]:
     """Tell how long replication paused, per mode and load."""
     if not path.exists():
@@ -239,6 +288,7 @@ def reliability() -> str:
         lines += [fault_row(fault, run["faults"]) for fault in faults]
         lines += [""]
     folder = ROOT / "docs/reliability"
+    lines += board_lines(folder / "board.yml") + power_cut_lines(folder / "power-cuts.yml")
     lines += soak_lines(folder / "soak.yml") + gap_lines(folder / "gap.yml")
     return "\n".join(lines).rstrip() + "\n"
 

@@ -16,6 +16,8 @@ BOTH = {
     "sample-app.service": 0.2,
     "tpm2-abrmd.service": 1.2,
 }
+# With a chip it needs no network; a software TPM is a server.
+CHIP = {"tpm2-abrmd.service": 0.4}
 ROTATOR = {
     ("process", "bookworm"): 1.1,
     ("process", "trixie"): 1.1,
@@ -25,10 +27,14 @@ ROTATOR = {
 }
 
 
-def expected(mode: str, release: str) -> dict[str, float]:
-    """Return scores by unit, on a device with this way of delivery and this Debian."""
+def expected(mode: str, release: str, chip: bool) -> dict[str, float]:
+    """Return scores by unit, on a device with this way of delivery and this Debian, with or without a TPM."""
     rotator = ROTATOR[mode, release]
-    return BOTH | {"edge-rotator.service": rotator, "edge-rotator-force.service": rotator}
+    return (
+        BOTH
+        | (CHIP if chip else {})
+        | {"edge-rotator.service": rotator, "edge-rotator-force.service": rotator}
+    )
 
 
 def measured(host: Any) -> dict[str, float]:
@@ -49,6 +55,6 @@ def assert_exposure(host: Any) -> None:
     """Fail where a unit has no score in the table, a worse one, or a better one."""
     release = host.check_output(". /etc/os-release && echo $VERSION_CODENAME")
     mode = host.check_output("sed -n 's/^mode = \"\\(.*\\)\"/\\1/p' /etc/edge-rotator/config.toml")
-    found, wanted = measured(host), expected(mode, release)
+    found, wanted = measured(host), expected(mode, release, host.run("test -c /dev/tpm0").rc == 0)
     assert {"edge-rotator.service", "litestream.service", "sample-app.service"} <= found.keys()
     assert found == {unit: wanted.get(unit) for unit in found}

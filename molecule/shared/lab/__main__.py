@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lab import machine as box
-from lab import network, pki
+from lab import network, pki, vm
 from lab.settings import LabError, Machine, Paths, inventory, paths, select
 from lab.shell import say, signals_as_exceptions
 
@@ -59,7 +59,7 @@ class Lab:
             elif command == "purge":
                 self.down([])
             else:
-                self._one(command, select(self.machines, [arguments.host]))
+                self._one(command, select(self.machines, [arguments.host]), getattr(arguments, "clock", ""))
         if command == "purge":
             shutil.rmtree(self.paths.state, ignore_errors=True)
         return 0
@@ -68,10 +68,11 @@ class Lab:
         """Bring machines up; whatever a failure interrupts is taken down again."""
         names = {machine.name for machine in wanted}
         running = {name for name in names if box.runs(self.paths, name)}
-        known = {name for name in names if box.root(self.paths, name).exists()}
+        known = {name for name in names if box.known(self.paths, name)}
         try:
             pki.ensure(self.paths, self.machines)
             network.up(self.paths)
+            vm.register(self.paths, wanted)
             for machine in wanted:
                 box.unpack(self.paths, machine, self.machines)
                 if not box.boot(self.paths, machine):
@@ -86,7 +87,7 @@ class Lab:
                 if name not in known:
                     box.delete(self.paths, name)
             if not any(box.runs(self.paths, name) for name in self._present()):
-                network.down(self.paths)
+                self._leave()
             raise
         for machine in wanted:
             say(f"{machine.name}: up at {machine.address} ({machine.suite})")
@@ -101,7 +102,12 @@ class Lab:
                 box.delete(self.paths, name)
                 say(f"{name}: gone")
         if not wanted:
-            network.down(self.paths)
+            self._leave()
+
+    def _leave(self) -> None:
+        """Set this host back to what it was before the first machine."""
+        network.down(self.paths)
+        vm.unregister(self.paths)
 
     def status(self) -> int:
         """Print one line per machine: name, state, address, suite, groups."""
@@ -125,14 +131,14 @@ class Lab:
         sys.stdout.flush()
         return subprocess.run(["ssh", "-F", str(self.paths.ssh_config), host, *words], check=False).returncode
 
-    def _one(self, command: str, chosen: list[Machine]) -> None:
+    def _one(self, command: str, chosen: list[Machine], clock: str) -> None:
         """Commands on running or stopped machines, one or a whole group."""
         for machine in chosen:
             name = machine.name
             if command == "power-cut":
                 box.stop(self.paths, name)
             elif command == "boot":
-                box.boot(self.paths, machine)
+                box.boot(self.paths, machine, clock)
                 box.wait_for_ssh(self.paths, machine)
             elif command == "cut":
                 network.set_cable(name, "down")
@@ -163,7 +169,7 @@ class Lab:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lab",
-        description="Machines of inventory/lab/hosts.yml, booted with systemd-nspawn.",
+        description="Machines of inventory/lab/hosts.yml, booted with systemd-nspawn, or emulated by QEMU.",
         epilog="State: $EDGE_LAB_DIR (/var/lib/edge-litestream-lab); "
         "images: $EDGE_CACHE_DIR (/var/cache/edge-litestream).",
     )
@@ -181,14 +187,18 @@ def _parser() -> argparse.ArgumentParser:
         )
     add("purge", "Take everything down and delete the lab's state, keys included.")
     add("status", "Show each machine's state and the bridge.")
+    clock = "boot a virtual machine with a wrong clock, in UTC like 2020-01-01T00:00:00"
     for name, text in {
-        "power-cut": "Kill all of a machine at once. A pulled plug would also lose what was written without "
-        "fsync, which the host's page cache keeps here.",
+        "power-cut": "Kill all of a machine at once. A virtual machine loses what was written without "
+        "fsync, as by a pulled plug; a container's stays in the host's page cache.",
         "boot": "Boot a machine again from its own disk.",
         "cut": "Pull out a machine's network cable.",
         "heal": "Plug a machine's network cable in again.",
     }.items():
-        add(name, text).add_argument("host", metavar="HOST", help="machine or group")
+        command = add(name, text)
+        command.add_argument("host", metavar="HOST", help="machine or group")
+        if name == "boot":
+            command.add_argument("--clock", default="", metavar="TIME", help=clock)
     ssh = add("ssh", "Log in to a machine, or run a command on it.")
     ssh.add_argument("host", metavar="[USER@]HOST", help="user: admin (default, may use sudo) or operator")
     ssh.add_argument("words", nargs=argparse.REMAINDER, metavar="CMD")

@@ -91,8 +91,17 @@ def bridge_owner() -> str | None:
 
 
 def veth(machine: str) -> str:
-    """Return the host's end of a machine's cable."""
+    """Return the host's end of a machine's cable: a container's veth, a virtual machine's tap."""
     return f"vb-{machine}"
+
+
+def make_tap(machine: str) -> str:
+    """Make a virtual machine's cable and plug it in; systemd-nspawn makes its own."""
+    tap = veth(machine)
+    if not exists(tap):
+        run("ip", "tuntap", "add", "dev", tap, "mode", "tap")
+    run("ip", "link", "set", tap, "master", BRIDGE, "up")
+    return tap
 
 
 def set_cable(machine: str, state: str) -> None:

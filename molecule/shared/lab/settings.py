@@ -17,6 +17,10 @@ BRIDGE = "edgelab0"
 SUBNET = ipaddress.ip_network("10.83.0.0/24")
 GATEWAY = "10.83.0.1"
 
+KINDS = ("container", "vm")
+# What QEMU emulates here, by Debian's names.
+ARCHITECTURES = ("arm64", "armhf", "amd64")
+
 # vb-NAME must fit into an interface name, which has 15 characters.
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,11}")
 
@@ -70,6 +74,11 @@ class Machine:
     packages: tuple[str, ...] = ()
     # Whether the control node's Python packages are to be seen there.
     python: bool = False
+    # A virtual machine with a kernel and a clock of its own, emulated, instead of a container.
+    vm: bool = False
+    # Debian's name for the processor's; empty for the host's own.
+    architecture: str = ""
+    tpm: bool = False
 
 
 def paths() -> Paths:
@@ -96,11 +105,23 @@ def inventory(hosts_file: Path = HOSTS_FILE) -> dict[str, Machine]:
                 names=tuple(host.get("lab_names", ())),
                 packages=tuple(host.get("lab_packages", ())),
                 python=host.get("lab_python", False),
+                vm=host.get("lab_kind", "container") == "vm",
+                architecture=host.get("lab_architecture", ""),
+                tpm=host.get("lab_tpm", False),
             )
         except KeyError as missing:
             raise LabError(f"{hosts_file}: {name} has no {missing.args[0]}") from None
         if not _NAME.fullmatch(name):
             raise LabError(f"{hosts_file}: {name}: a name has at most 12 of a-z, 0-9 and -")
+        if host.get("lab_kind", "container") not in KINDS:
+            raise LabError(f"{hosts_file}: {name}: lab_kind is {host['lab_kind']!r}, not one of {KINDS}")
+        if machine.vm != (machine.architecture in ARCHITECTURES):
+            raise LabError(
+                f"{hosts_file}: {name}: lab_architecture is {machine.architecture!r}; "
+                f"with lab_kind: vm it is one of {ARCHITECTURES}, and a container has none"
+            )
+        if machine.tpm and not machine.vm:
+            raise LabError(f"{hosts_file}: {name}: lab_tpm needs lab_kind: vm")
         if ipaddress.ip_address(machine.address) not in SUBNET:
             raise LabError(f"{hosts_file}: {name}: {machine.address} is not in {SUBNET}")
         machines[name] = machine

@@ -1,11 +1,12 @@
 """Run programs; a failure becomes one readable error."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -66,6 +67,29 @@ def wait_until(ready: Callable[[], bool], timeout_s: float, interval_s: float = 
             return True
         time.sleep(interval_s)
     return ready()
+
+
+def pids() -> list[int]:
+    """Return every process there is."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def process(program: str, word: str) -> int | None:
+    """Return the pid of a program that was started with this word in its command line, if any."""
+    for pid in pids():
+        try:
+            words = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if Path(os.fsdecode(words[0])).name == program and word.encode() in words:
+            return pid
+    return None
+
+
+def kill(pid: int) -> None:
+    """End a process at once, unless it has ended by itself."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ PLACES = (
     "docs",
     "molecule/default",
     "molecule/tokens",
+    "molecule/board",
     "molecule/life",
     "molecule/shared/experiment",
 )

@@ -34,7 +34,7 @@ def find(playbook: Playbook) -> Find:
 def test_it_replicates_again_and_has_lost_nothing(host: Any, name: str, aws: Aws, find: Find) -> None:
     if name != FOUND:
         pytest.skip("this one was not lost")
-    assert aws.certificates(FOUND) == {certificate(host): "ACTIVE"}
+    assert aws.active(FOUND) == [certificate(host)]
     assert len(aws.iot.list_thing_groups_for_thing(thingName=FOUND)["thingGroups"]) == 1
     wait_for(lambda: observe.uploads(observe.s3_requests(FOUND, find.at)), 60)
     assert observe.probe(FOUND, newest_key(FOUND)) == (200, "")
