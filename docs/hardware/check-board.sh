@@ -1,6 +1,6 @@
 #!/bin/sh
 # A report of what an emulated board cannot show, for a real one: run it as root on a device that status calls ok.
-# It rotates credentials six times and writes 4 MB beside the databases. Nothing in the report is secret.
+# It rotates credentials six times and writes 4 MB below /var/lib. Nothing in the report is secret.
 set -u
 
 heading() { printf '\n== %s\n' "$1"; }
@@ -40,10 +40,11 @@ for unit in edge-rotator.service edge-rotator-force.service; do
     tell "$unit" "$times"
 done
 # A card that answers a sync in no time has not written anything.
+scratch=$(mktemp /var/lib/check-board.XXXXXX)
 begun=$(milliseconds)
-dd if=/dev/zero of=/var/lib/edge-rotator/check-board bs=4k count=1000 oflag=dsync 2>/dev/null
+dd if=/dev/zero of="$scratch" bs=4k count=1000 oflag=dsync 2>/dev/null
 tell '1000 writes of 4 KB, synced' $(($(milliseconds) - begun))
-rm -f /var/lib/edge-rotator/check-board
+rm -f "$scratch"
 
 heading status
 edge-rotator status
