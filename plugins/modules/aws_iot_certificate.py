@@ -14,11 +14,11 @@ description:
     never two certificates for one request that are active.
   - Interrupted between AWS' signature and the attachment to the thing, a certificate stays that nobody finds
     again. It is inactive and attached to nothing.
-  - Refuses a thing that has another active certificate, a certificate of another thing or another account,
-    and one that was revoked.
-  - Makes and registers no first certificate over what another device has left, unless told O(over), a
-    certificate with another key or objects in O(bucket) below the thing's name. A new device would begin with
-    an empty database there.
+  - Refuses a thing that has another active certificate which has not expired, a certificate of another thing
+    or another account, and one that was revoked.
+  - Makes and registers no first certificate of a key over what another device has left, unless told O(over):
+    a certificate with another key or objects in O(bucket) below the thing's name. A new device would begin
+    with an empty database there.
   - Changes nothing where thing or policy do not exist.
   - Needs the rights C(iot:ListThingPrincipals), C(iot:ListPrincipalThings), C(iot:ListAttachedPolicies),
     C(iot:GetPolicy), C(iot:DescribeCertificate), C(iot:CreateCertificateFromCsr),
@@ -247,7 +247,12 @@ class Certificates:
                     f"'{self.thing}': every device needs a key and a certificate of its own"
                 )
         allowed = {*self.params["besides"], found["id"] if found else ""}
-        others = [one for one in attached if one["status"] == "ACTIVE" and one["id"] not in allowed]
+        # AWS keeps one that has expired active; it earns nothing any more.
+        others = [
+            one
+            for one in attached
+            if one["status"] == "ACTIVE" and one["left_s"] > 0 and one["id"] not in allowed
+        ]
         if others and self.params["state"] == "active":
             raise aws.AwsError(
                 f"thing '{self.thing}' has another active certificate, {others[0]['id']} "
@@ -260,12 +265,10 @@ class Certificates:
         """Refuse a first certificate where another device has left one with its key, or a replica."""
         if self.params["over"] or self.params["state"] != "active":
             return
-        others = [
-            one["id"]
-            for one in attached
-            if one["id"] not in self.params["besides"]
-            and aws.public_key(aws.read_certificate(one["certificate"])) != key
-        ]
+        keys = {one["id"]: aws.public_key(aws.read_certificate(one["certificate"])) for one in attached}
+        if key in keys.values():
+            return  # it is this device that has left them
+        others = [one for one in keys if one not in self.params["besides"]]
         bucket, prefix = self.params["bucket"], f"{self.thing}/"
         replica = self.s3 and self.s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)["KeyCount"]
         if others or replica:

@@ -44,12 +44,15 @@ def request(key: ec.EllipticCurvePrivateKey, common: str = THING) -> str:
     return pem(x509.CertificateSigningRequestBuilder().subject_name(name(common)).sign(key, hashes.SHA256()))
 
 
-def certificate(key: Any, issuer: str = "Fleet CA", common: str = THING, signer: Any = AUTHORITY) -> str:
-    """What a CA makes of it; its own, where it signs for itself."""
+def certificate(
+    key: Any, issuer: str = "Fleet CA", common: str = THING, signer: Any = AUTHORITY, days: int = 30
+) -> str:
+    """What a CA makes of it; its own, where it signs for itself. It ends in so many days, or has ended."""
     now = datetime.datetime.now(datetime.UTC)
+    begin, end = now + datetime.timedelta(days=min(0, days - 1)), now + datetime.timedelta(days=days)
     builder = x509.CertificateBuilder().subject_name(name(common)).issuer_name(name(issuer))
     builder = builder.public_key(key).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=30))
+    builder = builder.not_valid_before(begin).not_valid_after(end)
     builder = builder.add_extension(
         x509.BasicConstraints(ca=issuer == common, path_length=None), critical=True
     )

@@ -266,6 +266,21 @@ def test_a_first_certificate_is_not_made_over_what_another_device_has_left(
     assert not run(**asked)["changed"]
 
 
+def test_one_that_has_expired_is_in_nobodys_way(iot: Any, run: Run, key: ec.EllipticCurvePrivateKey) -> None:
+    """AWS keeps it active. The fleet CA has signed another for the same key, and its replica is its own."""
+    s3 = boto3.client("s3", region_name="us-east-1")
+    s3.create_bucket(Bucket="example-edge-backups")
+    s3.put_object(Bucket="example-edge-backups", Key=f"{THING}/sample.db/0000/1.ltx")
+    ended = run(**TO, certificate=certificate(key.public_key(), days=-1), over=True)
+    assert ended["status"] == "ACTIVE"
+    asked = {**TO, "bucket": "example-edge-backups"}
+    made = run(**asked, certificate=certificate(key.public_key()))
+    assert made["status"] == "ACTIVE", made
+    assert made["id"] != ended["id"]
+    other = ec.generate_private_key(ec.SECP256R1())
+    assert "has another active certificate" in run(**asked, **source("request", other))["msg"]
+
+
 def test_two_devices_with_one_key_are_refused(iot: Any, run: Run, key: ec.EllipticCurvePrivateKey) -> None:
     iot.create_thing(thingName="edge-0002")
     asked = source("certificate", key)
