@@ -224,8 +224,8 @@ def board_lines(path: Path) -> list[str]:
     lines = [
         "## Boards",
         "",
-        "`make test-arm` is to take bare boards to replicating devices: QEMU's emulation of a Cortex-A72, with a",
-        "kernel, a clock and a TPM of its own. Times are an emulation's, and no board's.",
+        "`make test-arm` is to take bare boards to replicating devices: QEMU's emulation of a Cortex-A72,",
+        "with a kernel, a clock and a TPM of its own. Times are an emulation's, and no board's.",
         "",
         "| version | board | backend, mode | bare Python | tick | rotation | its memory | Litestream's |",
         "|---|---|---|---|---|---|---|---|",

@@ -16,7 +16,7 @@ description:
     again. It is inactive and attached to nothing.
   - Refuses a thing that has another active certificate which has not expired, a certificate of another thing
     or another account, and one that was revoked.
-  - Makes and registers no first certificate of a key over what another device has left, unless told O(over):
+  - Makes and registers no first certificate of a key over what another device has left, unless told O(over),
     a certificate with another key or objects in O(bucket) below the thing's name. A new device would begin
     with an empty database there.
   - Changes nothing where thing or policy do not exist.
