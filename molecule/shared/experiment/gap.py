@@ -27,7 +27,7 @@ from typing import Any
 from edge_rotator import schedule
 from experiment import observe
 from experiment.observe import Request
-from experiment.stage import BUILD, ROOT, Stage, hosts_file, machines, record
+from experiment.stage import BUILD, ROOT, Stage, add_options, hosts_file, machines, record
 
 RECORD = ROOT / "docs/reliability/gap.yml"
 FOLDER = "/var/lib/sample-app"
@@ -333,10 +333,7 @@ def main() -> None:
         metavar="LOAD",
         help="default: all; %(choices)s",
     )
-    parser.add_argument(
-        "--record", action="store_true", help=f"keep the result in {RECORD.relative_to(ROOT)}"
-    )
-    parser.add_argument("--keep", action="store_true", help="leave the machines running")
+    add_options(parser, RECORD)
     arguments = parser.parse_args()
     if arguments.record and len(arguments.loads) < len(LOADS):
         parser.error("--record keeps a whole run: leave --loads out")

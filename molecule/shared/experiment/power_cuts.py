@@ -25,7 +25,7 @@ from pathlib import Path
 import yaml
 
 from experiment import observe
-from experiment.stage import BUILD, ROOT, Stage, hosts_file, machines, record
+from experiment.stage import BUILD, ROOT, Stage, add_options, hosts_file, machines, record
 from lab.settings import paths
 from lab.shell import wait_until
 
@@ -249,23 +249,18 @@ def main() -> int:
     """Read the arguments, run, and take the machines away again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cuts", type=int, default=10, help="how many (default 10)")
-    parser.add_argument("--seed", type=int, help="what the moments are drawn from (default: one of its own)")
     parser.add_argument(
         "--board", default="edge05", help="which of molecule/board/inventory (default edge05)"
     )
     parser.add_argument(
         "--synchronous", choices=["FULL", "NORMAL"], default="FULL", help="the writer's PRAGMA (default FULL)"
     )
-    parser.add_argument(
-        "--record", action="store_true", help=f"keep the result in {RECORD.relative_to(ROOT)}"
-    )
-    parser.add_argument("--keep", action="store_true", help="leave the machines running")
+    add_options(parser, RECORD, drawn="the moments")
     arguments = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     with tempfile.TemporaryDirectory() as folder:
         hosts = hosts_file(Path(folder), board(arguments.board))
         os.environ["EDGE_LAB_INVENTORY"] = str(hosts)
-        experiment = PowerCuts(seed, arguments.synchronous, BUILD / "power-cuts", hosts)
+        experiment = PowerCuts(arguments.seed, arguments.synchronous, BUILD / "power-cuts", hosts)
         with machines(experiment, arguments.keep):
             experiment.set_up({})
             code = experiment.run(arguments.cuts)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from experiment import faults, observe
 from experiment.faults import Device, Fault
-from experiment.stage import BUILD, ROOT, Stage, hosts_file, kinds_of_devices, machines, record
+from experiment.stage import BUILD, ROOT, Stage, add_options, hosts_file, kinds_of_devices, machines, record
 
 RECORD = ROOT / "docs/reliability/soak.yml"
 # As short as a restart, a tick and the whole seconds of an expiry allow.
@@ -317,18 +317,13 @@ def main() -> int:
     """Read the arguments, run, and take the machines away again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long faults are injected (default 10)")
-    parser.add_argument("--seed", type=int, help="what the faults are drawn from (default: one of its own)")
     parser.add_argument("--devices", type=int, default=2, help="how many, of both modes by turns (default 2)")
-    parser.add_argument(
-        "--record", action="store_true", help=f"keep the result in {RECORD.relative_to(ROOT)}"
-    )
-    parser.add_argument("--keep", action="store_true", help="leave the machines running")
+    add_options(parser, RECORD, drawn="the faults")
     arguments = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     with tempfile.TemporaryDirectory() as folder:
         hosts = hosts_file(Path(folder), kinds_of_devices(arguments.devices))
         os.environ["EDGE_LAB_INVENTORY"] = str(hosts)  # for the lab's commands of the table
-        soak = Soak(seed, arguments.minutes, BUILD / "soak", hosts)
+        soak = Soak(arguments.seed, arguments.minutes, BUILD / "soak", hosts)
         with machines(soak, arguments.keep):
             code = soak.run()
     if arguments.record:

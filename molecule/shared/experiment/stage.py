@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -75,6 +77,19 @@ class Stage:
     def converge(self, variables: dict[str, Any] | None = None) -> None:
         """Turn bare devices into appliances, or change what they are."""
         self.play("converging the devices (playbooks/site.yml)", "playbooks/site.yml", variables)
+
+
+def add_options(parser: argparse.ArgumentParser, kept: Path, drawn: str = "") -> None:
+    """Add what recorded experiments share: --record (in `kept`), --keep, --seed where something is drawn."""
+    if drawn:
+        parser.add_argument(
+            "--seed",
+            type=int,
+            default=random.SystemRandom().randrange(10**6),
+            help=f"what {drawn} are drawn from (default: one of its own)",
+        )
+    parser.add_argument("--record", action="store_true", help=f"keep the result in {kept.relative_to(ROOT)}")
+    parser.add_argument("--keep", action="store_true", help="leave the machines running")
 
 
 @contextmanager
