@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs
 
+import pkcs11
 import pytest
 from conftest import ROOT, Device
 from faultserver import Handler
@@ -524,6 +526,22 @@ def test_a_doctor_that_is_stopped_leaves_no_check_behind(monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         doctor._isolated(hang)
     assert time.monotonic() - start < 10
+
+
+def test_doctor_does_not_use_a_tokens_last_try(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration.load(str(device.config))
+    low = pkcs11.TokenFlag.USER_PIN_COUNT_LOW
+    asked: list[object] = []
+    monkeypatch.setattr(doctor.token, "open_session", lambda *given: asked.append(given) or nullcontext())
+    monkeypatch.setattr(doctor.token, "check_private_key", lambda *_: None)
+    for flags, logins in ((low | pkcs11.TokenFlag.USER_PIN_FINAL_TRY, 0), (low, 1)):
+        monkeypatch.setattr(doctor.token, "find_token", lambda *_, f=flags: SimpleNamespace(flags=f))
+        if logins:
+            doctor._login(config, "1234")
+        else:
+            with pytest.raises(RotatorError, match=r"pin_refused: .*one try left"):
+                doctor._login(config, "1234")
+        assert len(asked) == logins
 
 
 def test_a_refused_pin_is_latched_before_it_is_told(device: Device) -> None:
