@@ -24,7 +24,7 @@ from faultserver import Handler
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor, litestream, systemd
+from edge_rotator import clock, doctor, litestream, systemd, token
 from edge_rotator import config as configuration
 from edge_rotator.errors import FORCE, KINDS, RotatorError
 
@@ -531,17 +531,22 @@ def test_a_doctor_that_is_stopped_leaves_no_check_behind(monkeypatch: pytest.Mon
 def test_doctor_does_not_use_a_tokens_last_try(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration.load(str(device.config))
     low = pkcs11.TokenFlag.USER_PIN_COUNT_LOW
-    asked: list[object] = []
-    monkeypatch.setattr(doctor.token, "open_session", lambda *given: asked.append(given) or nullcontext())
-    monkeypatch.setattr(doctor.token, "check_private_key", lambda *_: None)
-    for flags, logins in ((low | pkcs11.TokenFlag.USER_PIN_FINAL_TRY, 0), (low, 1)):
-        monkeypatch.setattr(doctor.token, "find_token", lambda *_, f=flags: SimpleNamespace(flags=f))
-        if logins:
-            doctor._login(config, "1234")
-        else:
-            with pytest.raises(RotatorError, match=r"pin_refused: .*one try left"):
-                doctor._login(config, "1234")
-        assert len(asked) == logins
+    found = SimpleNamespace(flags=low | pkcs11.TokenFlag.USER_PIN_FINAL_TRY)
+    logins: list[str] = []
+
+    def login(_token: object, pin: str) -> nullcontext[None]:
+        logins.append(pin)
+        return nullcontext()
+
+    monkeypatch.setattr(token, "find_token", lambda *_: found)
+    monkeypatch.setattr(token, "open_session", login)
+    monkeypatch.setattr(token, "check_private_key", lambda *_: None)
+    with pytest.raises(RotatorError, match=r"pin_refused: .*one try left"):
+        doctor._login(config, "1234")
+    assert logins == []
+    found.flags = low
+    doctor._login(config, "1234")
+    assert logins == ["1234"]
 
 
 def test_a_refused_pin_is_latched_before_it_is_told(device: Device) -> None:
