@@ -135,6 +135,8 @@ def _match(config: Config) -> str:
 
 def _login(config: Config, secret: str | None) -> str:
     _needs_token(config)
+    from pkcs11 import TokenFlag
+
     found = token.find_token(config.module, config.label)
     if not config.pin_file:
         with token.open_session(found, None) as session:
@@ -142,9 +144,9 @@ def _login(config: Config, secret: str | None) -> str:
         return "the private key is there; no PIN is needed"
     try:
         token.check_flags(found)
-    except RotatorError as error:
+    except RotatorError:
         # What was refused once may be right by now; a last try is not for finding that out.
-        if secret is None or error.kind.name != "pin_refused":
+        if secret is None or found.flags & TokenFlag.USER_PIN_FINAL_TRY:
             raise
     if secret is None:
         raise SkippedError("needs --login, which costs a try if the PIN is wrong")

@@ -40,6 +40,7 @@ class Kind(NamedTuple):
 
 
 # Class, exit code, retry and fix. A blank at the beginning of a line: the fix goes on.
+# pin_locked is no latch: a locked token compares no PIN, so that a try costs nothing, and a TPM's lock ends.
 _TABLE = f"""\
 internal_error            1  permanent  a fault in edge-rotator: report it with this line
 config_invalid            3  none       correct the named key in the configuration file
@@ -104,8 +105,8 @@ key_mismatch             64  permanent  provider.certificate_file belongs to ano
                                         again
 pin_refused              65  latch      write the right PIN into token.pin_file; no login is tried until that
                                         file changes
-pin_locked               66  latch      the token is locked or has one try left: unlock it as its security
-                                        officer, then rewrite token.pin_file
+pin_locked               66  permanent  a TPM unlocks itself in time; any other token: unlock it as its
+                                        security officer
 pin_unreadable           67  permanent  the PIN file must exist, hold the PIN and nothing else (no newline at
                                         its end)
 token_failed             68  permanent  run `sudo /usr/local/bin/edge-rotator doctor --login` (it uses one PIN

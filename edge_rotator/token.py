@@ -245,7 +245,7 @@ def check_flags(token: Token) -> None:
     if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise RotatorError("pin_locked", "the token says: PIN locked")
     if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
-        raise RotatorError("pin_locked", "the token says: one try left")
+        raise RotatorError("pin_refused", "the token says: one try left")
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
         raise RotatorError("pin_refused", "the token says: wrong PIN since the last login")
 

@@ -363,6 +363,54 @@ def test_a_link_or_a_pipe_is_no_environment_file(tmp_path: Path) -> None:
     assert "AWS_SECRET" not in started(tmp_path, "environment").stdout
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_token_is_shut_down_after_a_run_if_it_has_to_be(force: bool) -> None:
+    for program, lines in (("", []), ("/usr/local/lib/shutdown", ["-/usr/local/lib/shutdown"])):
+        text = render(
+            "edge-rotator.service.j2", item={"force": force}, edge_rotator_token_shutdown_program=program
+        )
+        assert re.findall(r"^ExecStopPost=(.*)$", text, re.MULTILINE) == lines
+
+
+GETCAP, SHUTDOWN = "tpm2_getcap properties-variable", "tpm2_shutdown --clear"
+
+
+@pytest.mark.parametrize(
+    ("result", "getcap", "shutdown", "called"),
+    [
+        ("exec-condition", 0, 0, []),
+        ("success", 0, 0, [GETCAP]),
+        ("success", 1, 0, [GETCAP, SHUTDOWN]),
+        ("exit-code", 0x10, 0, [GETCAP, SHUTDOWN]),
+        ("exit-code", 1, 1, [GETCAP, SHUTDOWN]),
+        ("", None, 0, [GETCAP]),
+    ],
+)
+def test_a_tpm_is_shut_down_after_a_use_while_it_has_a_count(
+    tmp_path: Path, result: str, getcap: int | None, shutdown: int, called: list[str]
+) -> None:
+    """`getcap`: the count that the TPM tells; None where it cannot be reached, which takes its time."""
+    told = "exit 1" if getcap is None else f"echo 'TPM2_PT_LOCKOUT_COUNTER: 0x{getcap:X}'"
+    (tmp_path / "called").touch()
+    note = f"echo ${{0##*/}} $* $TPM2TOOLS_TCTI >>{tmp_path}/called"
+    for name, body in (("tpm2_getcap", told), ("tpm2_shutdown", f"exit {shutdown}")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{note}\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    tcti = {"TPM2_PKCS11_TCTI": "device:/dev/tpmrm0"}
+    text = render("tpm2-shutdown.sh.j2", "pkcs11", pkcs11_profile="tpm2", pkcs11_environment=tcti)
+    done = subprocess.run(
+        ["sh", "-c", text],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SERVICE_RESULT": result},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seen = (tmp_path / "called").read_text().splitlines()
+    assert seen == [f"{call} device:/dev/tpmrm0" for call in called]
+    assert done.stdout.startswith("<4>The TPM was not told to shut down") == bool(shutdown)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("devices", [[], ["/dev/i2c-1"]])
 def test_the_rotator_opens_its_tokens_devices_alone(devices: list[str]) -> None:
     text = render("edge-rotator.service.j2", item={"force": False}, edge_rotator_token_devices=devices)

@@ -12,17 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs
 
+import pkcs11
 import pytest
 from conftest import ROOT, Device
 from faultserver import Handler
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor, litestream, systemd
+from edge_rotator import clock, doctor, litestream, systemd, token
 from edge_rotator import config as configuration
 from edge_rotator.errors import FORCE, KINDS, RotatorError
 
@@ -524,6 +526,27 @@ def test_a_doctor_that_is_stopped_leaves_no_check_behind(monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         doctor._isolated(hang)
     assert time.monotonic() - start < 10
+
+
+def test_doctor_does_not_use_a_tokens_last_try(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration.load(str(device.config))
+    low = pkcs11.TokenFlag.USER_PIN_COUNT_LOW
+    found = SimpleNamespace(flags=low | pkcs11.TokenFlag.USER_PIN_FINAL_TRY)
+    logins: list[str] = []
+
+    def login(_token: object, pin: str) -> nullcontext[None]:
+        logins.append(pin)
+        return nullcontext()
+
+    monkeypatch.setattr(token, "find_token", lambda *_: found)
+    monkeypatch.setattr(token, "open_session", login)
+    monkeypatch.setattr(token, "check_private_key", lambda *_: None)
+    with pytest.raises(RotatorError, match=r"pin_refused: .*one try left"):
+        doctor._login(config, "1234")
+    assert logins == []
+    found.flags = low
+    doctor._login(config, "1234")
+    assert logins == ["1234"]
 
 
 def test_a_refused_pin_is_latched_before_it_is_told(device: Device) -> None:

@@ -92,31 +92,73 @@ def test_a_lost_pin_file_is_told_and_its_return_is_noticed(host: Any, name: str)
     wait_for(lambda: observe.events(name, "rotated", since), 90)
 
 
-def test_a_locked_tpm_is_unlocked_as_the_documentation_says(host: Any, name: str) -> None:
+@pytest.fixture
+def tpm(name: str, at_rest: None) -> None:
+    """Take the device with a TPM alone, its timer at rest."""
     if name != TPM_DEVICE:
         pytest.skip("only a TPM locks")
-    host.check_output("systemctl stop edge-rotator.timer")
-    try:
-        # Somebody guesses, beside the rotator, until the TPM has enough.
-        guess = (
-            "GUESS=wrongwrong setpriv --reuid=edge-rotator --regid=edge-rotator --init-groups "
-            "env TPM2_PKCS11_STORE=/var/lib/edge-token TPM2_PKCS11_TCTI=tabrmd: pkcs11-tool "
-            "--module /usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so "
-            "--token-label edge --login --pin env:GUESS -O"
-        )
-        for _ in range(4):
-            host.run(guess)
-        assert "inLockout:                 1" in host.check_output(f"tpm2_getcap {TPM} properties-variable")
-        found = host.run("edge-rotator doctor --login")
-        assert found.rc == 1
-        assert "pin_locked" in found.stdout, found.stdout
-        host.check_output(f"tpm2_dictionarylockout {TPM} --clear-lockout")
-        assert lockout_counter(host) == 0
-        # The latch opens when the PIN file is written again, with the same PIN.
-        host.check_output("touch /etc/edge-token/pin")
-    finally:
-        host.check_output("systemctl start edge-rotator.timer")
-    since = observe.now(name)
-    wait_for(lambda: observe.events(name, "rotated", since), 90)
+
+
+@pytest.fixture
+def locked(host: Any, tpm: None) -> Iterator[None]:
+    """Somebody guesses, beside the rotator, until the TPM has enough."""
+    guess = (
+        "GUESS=wrongwrong setpriv --reuid=edge-rotator --regid=edge-rotator --init-groups "
+        "env TPM2_PKCS11_STORE=/var/lib/edge-token TPM2_PKCS11_TCTI=tabrmd: pkcs11-tool "
+        "--module /usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so "
+        "--token-label edge --login --pin env:GUESS -O"
+    )
+    for _ in range(4):
+        host.run(guess)
+    assert "inLockout:                 1" in host.check_output(f"tpm2_getcap {TPM} properties-variable")
+    yield
+    host.check_output(f"tpm2_dictionarylockout {TPM} --clear-lockout")
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_locked_tpm_is_unlocked_as_the_documentation_says(host: Any) -> None:
+    found = host.run("edge-rotator doctor --login")
+    assert found.rc == 1
+    assert "pin_locked" in found.stdout, found.stdout
+    host.check_output(f"tpm2_dictionarylockout {TPM} --clear-lockout")
+    assert lockout_counter(host) == 0
+    host.check_output("systemctl start edge-rotator-force.service edge-rotator.timer")
     # A Litestream that was restarted this second has not synced yet, and the doctor says so.
     wait_for(lambda: host.run("edge-rotator doctor --login").rc == 0, 30)
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_locked_tpm_is_tried_again_when_its_lock_may_have_ended(host: Any, name: str) -> None:
+    since, counted = observe.now(name), lockout_counter(host)
+    for _ in range(2):
+        assert host.run("systemctl start edge-rotator-force.service").rc != 0
+    assert lockout_counter(host) == counted, "a TPM that is locked compares no PIN"
+    assert [e.fields["error"] for e in observe.events(name, "failed", since)] == ["pin_locked"] * 2
+    host.check_output("systemctl start edge-rotator.timer")
+    told = host.run("sudo -u edge-rotator edge-rotator status").stdout
+    assert "the last attempt failed: pin_locked" in told
+    assert re.search(r"in 1[456] min \(backoff after pin_locked\)", told), told
+    # The TPM forgives one failure in five seconds instead of a thousand, and the 15 minutes are over.
+    limits = "--setup-parameters --max-tries=3 --lockout-recovery-time=1000 --recovery-time"
+    try:
+        host.check_output(f"tpm2_dictionarylockout {TPM} {limits}=5")
+        wait_for(lambda: lockout_counter(host) < counted, 30)
+        host.check_output("sed -i 's/^[0-9]*/0/' /run/edge-rotator/next")
+        wait_for(lambda: observe.events(name, "rotated", since), 90)
+    finally:
+        host.check_output(f"tpm2_dictionarylockout {TPM} {limits}=1000")
+
+
+@pytest.mark.usefixtures("tpm")
+def test_power_cuts_do_not_lock_a_tpm(host: Any) -> None:
+    """It counts each one after a login as a wrong PIN, unless it was shut down in between; three lock it."""
+    assert lockout_counter(host) == 0
+    host.check_output("systemctl start edge-rotator-force.service")
+    for _ in range(4):
+        host.check_output(
+            "systemctl kill --signal=KILL swtpm.service && systemctl restart swtpm.service && "
+            "timeout 30 sh -c 'until systemctl restart tpm2-abrmd.service; do sleep 1; done'"
+        )
+        host.check_output("systemctl start edge-rotator-force.service")
+        assert lockout_counter(host) == 1
+    host.check_output(f"tpm2_dictionarylockout {TPM} --clear-lockout")
