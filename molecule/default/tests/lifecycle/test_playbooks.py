@@ -97,7 +97,7 @@ def test_the_next_run_makes_good_what_one_left_that_broke_off(host: Any, name: s
 PUMP = "/var/lib/pump/pump.db"
 # As an application's package would.
 PUMP_INSTALL = f"""
-groupadd --system pump-data
+groupadd --force --system pump-data
 useradd --system --no-create-home --gid pump-data pump
 install --directory --owner=pump --group=pump-data {Path(PUMP).parent}
 printf '[Service]\\nUser=pump\\nGroup=pump-data\\nUMask=0007\\nExecStart=%s\\n' \\
