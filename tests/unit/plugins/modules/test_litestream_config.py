@@ -604,7 +604,9 @@ GOOD_REPLICAS = [{"type": "s3", "bucket": "b", "path": f"edge01/{number}"} for n
 def test_what_is_in_litestream_config_alone_is_as_before() -> None:
     none: list[dict[str, Any]] = [{}, {"edge_databases": {}}]
     for databases in none:
-        assert told_of(GOOD, databases=databases, **PLACE) == told_of(GOOD)
+        told = told_of(GOOD, databases=databases, **PLACE)
+        assert told["config"] == ls.render(GOOD, "0.5.17", 0, "/run/s", "/var/lib/own")
+        assert told["groups"] == {"/var/lib/app": "data"}
 
 
 def test_groups_of_devices_add_databases() -> None:
