@@ -19,6 +19,9 @@ class ActionModule(ActionBase):
         _unused, args = self.validate_argument_spec(
             argument_spec={
                 "config": {"type": "raw", "required": True},
+                "databases": {"type": "dict", "default": {}},
+                "bucket": {"type": "str", "default": ""},
+                "region": {"type": "str", "default": ""},
                 "version": {"type": "str", "required": True},
                 "restart_interval": {"type": "int", "default": 0},
                 "prefix": {"type": "str", "default": ""},
@@ -35,21 +38,29 @@ class ActionModule(ActionBase):
 
 def plan(args: dict[str, Any]) -> dict[str, Any]:
     """Return all that follows from a configuration, or its problems."""
-    config, version, interval = args["config"], args["version"], args["restart_interval"]
-    problems = ls.check(config, version, interval, args["prefix"], args["managed"])
+    version, interval = args["version"], args["restart_interval"]
+    numbered: dict[int, str] = {}
     shared: dict[str, str] = {}
-    if not problems:
-        try:
-            shared = ls.groups_of(config, args["groups"], args["group"], args["own_group"])
-        except ValueError as error:
-            problems = [str(error)]
+    try:
+        config, groups, numbered = ls.merge(
+            args["config"], args["databases"], args["groups"], args["group"], version, args
+        )
+        problems = ls.check(config, version, interval, args["prefix"], args["managed"])
+        if not problems:
+            shared = ls.groups_of(config, groups, args["group"], args["own_group"])
+    except ValueError as error:
+        problems = str(error).splitlines()
     if problems:
+        problems = [ls.named(problem, numbered) for problem in problems]
         return {"failed": True, "changed": False, "problems": problems, "msg": "\n".join(problems)}
     return {
         "changed": False,
         "problems": [],
         "config": ls.render(config, version, interval, args["socket"], args["meta"]),
         "databases": ls.databases(config),
+        "patterns": ls.patterns(config),
+        "replicas": ls.replica_places(config, args["region"]),
+        "sync_interval": ls.sync_interval(config),
         "directories": list(shared),
         "groups": shared,
         "searches": ls.searches(config),

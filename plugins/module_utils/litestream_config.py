@@ -105,6 +105,9 @@ _SHARED = re.compile(
     r"|NetworkManager|pam|polkit-1|private|python|softhsm|sudo|systemd|ucf)(/.*)?"
 )
 _BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
+_VARIABLE = re.compile(r"edge_databases(_\w+)?")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,26}")  # NAME-data is a group, of 32 characters at most
+_GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _STOP_MARGIN = 15.0  # s; what a stop takes beside the last sync of each database
 _STOP_LEAST = 45  # s
 
@@ -189,8 +192,11 @@ def _walk(where: str, node: object) -> list[str]:
 
 def _directory(key: str, value: object) -> str:
     """Return the directory that Litestream writes in because of one of _PATHS."""
-    plain = str(value).rstrip("/") or "/"
-    return posixpath.dirname(plain) if key == "path" else plain
+    return posixpath.dirname(_plain(value)) if key == "path" else _plain(value)
+
+
+def _plain(path: object) -> str:
+    return str(path).rstrip("/") or "/"
 
 
 def _paths(where: str, database: Config, managed: bool) -> list[str]:
@@ -251,7 +257,8 @@ def _replica(where: str, replica: Config, top: Config, version: str, prefix: str
     bucket, path = location(replica, top)
     if not bucket or not path:
         problems.append(
-            f"{where} names bucket '{bucket}' and path '{path}': give both, by url or by bucket and path"
+            f"{where} names bucket '{bucket}' and path '{path}': give both, by url or by bucket and path; "
+            "fleet_bucket is the bucket of edge_databases"
         )
     elif "$" in path or {"", ".", ".."} & set(path.split("/")):
         problems.append(f"{where} has path '{path}': write it without '$', '//', '.' and '..'")
@@ -341,7 +348,10 @@ def check(
         )
     listed = config.get("dbs")
     if not isinstance(listed, list) or not listed:
-        return [*problems, f"litestream_config.dbs is '{listed}': list at least one database"]
+        return [
+            *problems,
+            f"litestream_config.dbs is '{listed}': list at least one database, there or in edge_databases",
+        ]
     seen: dict[tuple[str, str], str] = {}
     paths: dict[str, str] = {}
     for number, database in enumerate(listed):
@@ -363,6 +373,94 @@ def check(
                 )
             seen[place] = where
     return problems + _intervals(config, version, restart_interval)
+
+
+def _entry(name: str, entry: Config, top: Config, version: str, place: dict[str, str]) -> Config:
+    """Make an entry of `dbs` from one of edge_databases: what its replica does not say is derived."""
+    rest = {key: value for key, value in entry.items() if key != "group"}
+    if "replicas" in rest:
+        return rest
+    replica = rest.pop("replica", {})
+    path = f"{place['prefix']}{name}{'.db' if 'path' in entry else ''}"
+    derived = {"type": "s3", "bucket": place["bucket"], "path": path, "region": place["region"]}
+    said = {*top, *replica, *(("bucket", "path") if "url" in replica else ())}
+    replica = {**{key: value for key, value in derived.items() if key not in said}, **replica}
+    return {**rest, "replica": replica} if series(version) == "0.5" else {**rest, "replicas": [replica]}
+
+
+def merge(
+    config: Any,
+    variables: dict[str, Any],
+    groups: dict[str, str],
+    default: str,
+    version: str,
+    place: dict[str, str],
+) -> tuple[Any, dict[str, str], dict[int, str]]:
+    """Add the databases of edge_databases to `litestream_config`: the one place where the two meet.
+
+    `variables` are the variables whose names begin with edge_database, each a mapping of entries by name: an
+    entry of `dbs` with a `group`, by default NAME-data. `place` has the `prefix`, `bucket` and `region` of
+    replicas that say nothing else. `groups` are litestream_data_groups, `default` is litestream_data_group.
+
+    Returns the configuration, the groups by directory, and the names of those entries by number in `dbs`.
+    Raises ValueError with a line for each problem but those of Litestream's own keys, which check finds.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("dbs", []), list):
+        return config, groups, {}
+    problems: list[str] = []
+    dbs, groups = list(config.get("dbs", [])), {_plain(path): group for path, group in groups.items()}
+    owners = dict.fromkeys(groups, "litestream_data_groups")
+    numbered: dict[int, str] = {}
+    found: dict[str, str] = {}
+    paths: set[str] = set()
+    for variable, entries in sorted(variables.items()):
+        if not _VARIABLE.fullmatch(variable):
+            problems.append(f"{variable} is read by nobody: call it edge_databases or edge_databases_GROUP")
+        elif not isinstance(entries, dict):
+            problems.append(
+                f"{variable} is a {type(entries).__name__}: write a mapping of names, {{}} for none"
+            )
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            where = f"{variable}.{name}"
+            if not _NAME.fullmatch(str(name)):
+                problems.append(f"{where} is no name: take up to 27 of a-z, 0-9, '_' and '-', a letter first")
+                continue
+            if name in found:
+                problems.append(f"{where} has the name of {found[name]}: call one of the two something else")
+            found[name] = where
+            if not isinstance(entry, dict) or not isinstance(entry.get("replica", {}), dict):
+                problems.append(f"{where} and its replica, if it has one, must be mappings: write path: /…")
+                continue
+            group = str(entry.get("group", f"{name}-data"))
+            if not _GROUP.fullmatch(group) or (group == default and "group" not in entry):
+                problems.append(
+                    f"{where}.group is '{group}': name a system group, one that is this application's alone"
+                )
+            for key in {"path", "dir"} & set(entry):
+                directory = _directory(key, entry[key])
+                # Where the path itself is named twice, check says so.
+                if groups.setdefault(directory, group) != group and str(entry[key]) not in paths:
+                    problems.append(
+                        f"{where}.group is '{group}', and {directory} is of '{groups[directory]}' by "
+                        f"{owners[directory]}: name one group in both, or use a directory of its own"
+                    )
+                owners.setdefault(directory, where)
+                paths.add(str(entry[key]))
+            numbered[len(dbs)] = where
+            dbs.append(_entry(name, entry, config, version, place))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return {**config, "dbs": dbs}, groups, numbered
+
+
+def named(problem: str, numbered: dict[int, str]) -> str:
+    """Name the entry of edge_databases that a problem is about, instead of its number in `dbs`."""
+
+    def name(match: re.Match[str]) -> str:
+        where = numbered.get(int(match[1]))
+        return where + (".replica" if match[2] else "") if where else match[0]
+
+    return re.sub(r"litestream_config\.dbs\[(\d+)\](\.replicas?\[0\])?", name, problem)
 
 
 def _with_meta(database: Config, meta: str) -> Config:
@@ -449,9 +547,15 @@ def groups_of(config: Config, named: dict[str, str], default: str, own: str) -> 
     The group is the one that is named for it, or the default. Litestream's own files have its `own` group,
     since an application could put a link among them.
 
-    Raises ValueError, which says what to write, where applications would share a group unasked.
+    Raises ValueError, which says what to write, where applications would share a group unasked, or one of
+    those whose members read more than databases.
     """
-    named = {directory.rstrip("/") or "/": group for directory, group in named.items()}
+    named = {_plain(directory): group for directory, group in named.items()}
+    if refused := {"root", own} & {default, *named.values()}:
+        raise ValueError(
+            f"the group '{refused.pop()}' is named by litestream_data_group, litestream_data_groups or "
+            "edge_databases, and its members read more than databases: give applications groups of their own"
+        )
     groups: dict[str, str] = {}
     unnamed = ""
     for number, database in enumerate(config["dbs"]):

@@ -313,7 +313,7 @@ class Survey:
         if config and OWN_CONFIG not in config:
             self.file(
                 self.params["config_file"],
-                "was written by somebody: name its databases in litestream_config, then remove it",
+                "was written by somebody: name its databases in edge_databases, then remove it",
             )
         for process in [name for name in os.listdir(PROCESSES) if name.isdigit()]:
             self.process(process)

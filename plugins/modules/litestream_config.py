@@ -20,6 +20,23 @@ options:
     description: Content of litestream.yml as the operator gave it. Its keys are those of Litestream.
     type: raw
     required: true
+  databases:
+    description:
+      - Databases that are added to O(config), by name, in mappings by the variable that says them, whose name
+        is C(edge_databases) or begins with C(edge_databases_). Each is an entry of C(dbs) with a C(group)
+        beside it, by default the name and C(-data). What its C(replica) does not say is derived, from
+        O(prefix) and the name, O(bucket) and O(region).
+      - No name may be there twice, and no directory with two groups.
+    type: dict
+    default: {}
+  bucket:
+    description: Bucket of the replicas of O(databases).
+    type: str
+    default: ""
+  region:
+    description: AWS region of the replicas that name neither region nor endpoint.
+    type: str
+    default: ""
   version:
     description: Version of Litestream, like V(0.5.17). Series 0.3 and 0.5 are known.
     type: str
@@ -77,6 +94,11 @@ EXAMPLES = r"""
       dbs:
         - path: /var/lib/app/app.db
           replica: {type: s3, bucket: backups, path: edge-0001/app.db, region: eu-central-1}
+    databases:
+      edge_databases_pump:
+        pump: {path: /var/lib/pump/pump.db, group: pump-data}
+    bucket: backups
+    region: eu-central-1
   register: plan
 """
 
@@ -95,6 +117,20 @@ databases:
   returned: success
   type: list
   elements: str
+patterns:
+  description: Patterns of the databases of each C(dir). C(**) stands for the directories below.
+  returned: success
+  type: list
+  elements: str
+replicas:
+  description: URL of the bucket and path in it, of the first replica of each path, then of each C(dir).
+  returned: success
+  type: list
+  elements: list
+sync_interval:
+  description: Longest interval at which a database is synced, in seconds. Litestream's default is one.
+  returned: success
+  type: float
 directories:
   description: Directories that Litestream writes in, each once.
   returned: success

@@ -227,6 +227,7 @@ class Bench(Stage):
                 "edge_rotator_tick": TICK,
                 "edge_rotator_safety_margin": 1,
                 "sample_app_interval": LOADS["sample"][1],
+                "edge_databases": {},
                 "litestream_config": {"dbs": [database(load) for load in loads]},
             }
             # Nothing rotates until all is ready.

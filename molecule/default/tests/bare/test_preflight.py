@@ -32,6 +32,14 @@ BAD = {
         {"edge_rotator_expected_lifetime": 900, "edge_rotator_refresh_margin": 901},
         ["edge_rotator_refresh_margin is 901", "must be less than edge_rotator_expected_lifetime (900 s)"],
     ),
+    "one name for two databases": (
+        {"edge_databases_b": {"sample": {"path": "/var/lib/b/b.db"}}},
+        ["edge_databases_b.sample has the name of edge_databases.sample", "call one of the two something"],
+    ),
+    "a misspelt mapping of databases": (
+        {"edge_database_b": {"b": {"path": "/var/lib/b/b.db"}}},
+        ["edge_database_b is read by nobody", "call it edge_databases or edge_databases_GROUP"],
+    ),
     "relative database path": (
         {"litestream_config": {"dbs": [{**DATABASE, "path": "sample.db"}]}},
         ["litestream_config.dbs[0].path is 'sample.db'", "absolute"],
@@ -144,7 +152,9 @@ def told(host: Any, untouched: str, tmp_path_factory: pytest.TempPathFactory) ->
     hosts = {}
     for number, (variables, _said) in enumerate(BAD.values(), 1):
         known = json.loads(json.dumps(variables).replace("edge01", f"bad{number:02}"))
-        hosts[f"bad{number:02}"] = {**LAB["edge_devices"]["hosts"]["edge01"], **known}
+        # What the lab replicates stands aside for a configuration that is written as a whole.
+        aside = {"edge_databases": {}} if "litestream_config" in known else {}
+        hosts[f"bad{number:02}"] = {**LAB["edge_devices"]["hosts"]["edge01"], **aside, **known}
     file = tmp_path_factory.mktemp("cases") / "hosts.yml"
     file.write_text(yaml.safe_dump({"edge_devices": {"hosts": hosts}}))
     # Not more at a time than sshd allows on a connection.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from experiment import observe
 from experiment.installed import NAME, ROOT, Operator, build
@@ -88,6 +92,55 @@ def test_the_next_run_makes_good_what_one_left_that_broke_off(host: Any, name: s
     assert host.file("/etc/edge-identity/device.crt").sha256sum == certificate, "it has a year"
     assert len(observe.starts(name, "litestream.service", since)) == 1
     assert host.group("edge-operators").members == []
+
+
+PUMP = "/var/lib/pump/pump.db"
+# As an application's package would.
+PUMP_INSTALL = f"""
+groupadd --force --system pump-data
+useradd --system --no-create-home --gid pump-data pump
+install --directory --owner=pump --group=pump-data {Path(PUMP).parent}
+printf '[Service]\\nUser=pump\\nGroup=pump-data\\nUMask=0007\\nExecStart=%s\\n' \\
+    '/usr/bin/python3 -I /usr/local/lib/sample-app/writer.py {PUMP} 0.5' >/etc/systemd/system/pump.service
+systemctl daemon-reload && systemctl start pump.service
+"""
+OPEN = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM Sample')"
+S3 = {"bucket": "{{ lab_bucket }}", "endpoint": "{{ lab_s3_endpoint }}", "force-path-style": True}
+
+
+def test_applications_of_two_groups_are_replicated_and_restored_apart(
+    host: Any, name: str, tmp_path: Path
+) -> None:
+    """Each group of devices names its application's database; neither application opens the other's.
+
+    The next converge knows nothing of the second one.
+    """
+    if name != "edge02":
+        pytest.skip("one device shows it")
+    host.check_output(PUMP_INSTALL)
+    databases = {"pump": {"path": PUMP, "replica": S3}}
+    group = {"hosts": {name: {}}, "vars": {"edge_databases_pumps": databases}}
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(yaml.safe_dump({"pumps": group}))
+    done = play("site", name, options=(f"--inventory={inventory}",))
+    assert done.code == 0, done.text
+    known = json.loads(host.check_output("edge-rotator status --json"))["replication"]["databases"]
+    assert set(known) == {observe.DATABASE, PUMP}
+
+    paths = {"sample-app": observe.DATABASE, "pump": PUMP}
+    for user, path in itertools.product(paths, paths.values()):
+        opened = host.run(f"runuser -u {user} -- python3 -I -c {shlex.quote(OPEN)} {path}")
+        assert (opened.rc == 0) == (path == paths[user]), (user, path, opened.stderr)
+
+    for user, path in paths.items():
+        before = observe.rows(name, path).rows
+        variables = {"restore_database": path, "restore_units": [f"{user}.service"], "restore_confirm": name}
+        done = play("restore", name, variables)
+        assert done.code == 0, done.text
+        assert observe.rows(name, path).rows[: len(before)] == before
+    host.check_output(
+        "systemctl stop pump && userdel pump && rm -r /var/lib/pump /etc/systemd/system/pump.service"
+    )
 
 
 def test_a_device_whose_user_was_made_again_keeps_its_identity(host: Any, name: str) -> None:

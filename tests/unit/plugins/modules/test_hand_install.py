@@ -68,7 +68,7 @@ LEFT = {
     "configuration": (
         "etc/litestream.yml",
         f"secret-access-key: {SECRET}\n",
-        "name its databases in litestream_config",
+        "name its databases in edge_databases",
     ),
     "defaults": ("etc/default/litestream", f"export AWS_ACCESS_KEY_ID={SECRET}\n", "holds AWS keys"),
     "unit": (
