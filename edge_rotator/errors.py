@@ -95,7 +95,7 @@ answer_short_lived       46  permanent  the provider's credentials live shorter 
 clock_wrong              50  transient  check `timedatectl`: the clock must be synchronised (no RTC? allow NTP
                                         out)
 backend_unusable         60  transient  the program does not fit this system: unless an upgrade of Debian is
-                                        under way, run playbooks/site.yml against this device
+                                        under way, run edge_litestream.appliance.site against this device
 module_missing           61  permanent  install the PKCS#11 module or correct token.module
 token_absent             62  transient  no token has the label token.label: is the chip wired, the store
                                         readable?

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept import sha256
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.litestream_release import (
     FetchError,
     fetch,
@@ -34,6 +35,7 @@ class ActionModule(ActionBase):
         )
         try:
             args["cache"] = str(Path(args["cache"]).expanduser())
-            return {"changed": False, "path": str(fetch(**args))}
+            program = fetch(**args)
+            return {"changed": False, "path": str(program), "sha256": sha256(program)}
         except (FetchError, OSError, subprocess.SubprocessError) as error:
             return {"failed": True, "changed": False, "msg": str(error)}

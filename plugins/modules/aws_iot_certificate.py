@@ -184,7 +184,7 @@ class Certificates:
                 raise
             raise aws.AwsError(
                 f"there is no IoT policy '{self.policy}' in this account and region: "
-                "run playbooks/cloud.yml, or correct fleet_policy"
+                "run edge_litestream.appliance.cloud, or correct fleet_policy"
             ) from None
         found = aws.certificates(self.iot, self.thing)
         if found is None and not self.dry:
@@ -257,8 +257,9 @@ class Certificates:
             raise aws.AwsError(
                 f"thing '{self.thing}' has another active certificate, {others[0]['id']} "
                 f"(made {others[0]['created'][:10]}). If the device is the same and gets a new certificate, "
-                "run playbooks/renew.yml; if it is another device that takes the name, run "
-                "playbooks/replace.yml; if it is a second device of one name, give it a name of its own"
+                "run edge_litestream.appliance.renew; if it is another device that takes the name, run "
+                "edge_litestream.appliance.replace; if it is a second device of one name, "
+                "give it a name of its own"
             )
 
     def refuse_over(self, key: bytes, attached: list[dict[str, Any]]) -> None:
@@ -275,9 +276,9 @@ class Certificates:
             left = f"the certificate {others[0]} of another key" if others else f"a replica in {bucket}"
             raise aws.AwsError(
                 f"thing '{self.thing}' has {left}. For a device that takes the name over, run "
-                "playbooks/replace.yml, which restores the database; if the thing was retired, first run "
-                f"aws iot create-thing --thing-name {self.thing}. If this device is to replicate over what "
-                f"is there, say -e enroll_over={self.thing}"
+                "edge_litestream.appliance.replace, which restores the database; if the thing was retired, "
+                f"first run aws iot create-thing --thing-name {self.thing}. If this device is to replicate "
+                f"over what is there, say -e enroll_over={self.thing}"
             )
 
     def things(self, arn: str) -> list[str]:

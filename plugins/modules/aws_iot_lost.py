@@ -276,7 +276,8 @@ class Thing:
                 why = str(error)
         self.warning = (
             f"The attribute '{ATTRIBUTE}' of thing '{self.name}' cannot be written: {why}. The thing stays "
-            f"in its groups. Write down what was active, for found.yml: {', '.join(certificates)}"
+            f"in its groups. Write down what was active, for edge_litestream.appliance.found: "
+            f"{', '.join(certificates)}"
         )
         return False
 
@@ -331,12 +332,13 @@ class Thing:
         if missing := set(certificates) - {one["id"] for one in self.attached}:
             raise aws.AwsError(
                 f"thing '{self.name}' has no certificate {', '.join(sorted(missing))} any more: "
-                "have a new one made, by playbooks/replace.yml"
+                "have a new one made, by edge_litestream.appliance.replace"
             )
         if certificates and (others := set(self.active()) - set(certificates)):
             raise aws.AwsError(
                 f"thing '{self.name}' has another active certificate, {', '.join(sorted(others))}: another "
-                "device has its name. Make that one inactive first (playbooks/lost.yml), or leave it as it is"
+                "device has its name. Make that one inactive first (edge_litestream.appliance.lost), "
+                "or leave it as it is"
             )
         for certificate in certificates:
             self.set_status(certificate, "ACTIVE")

@@ -132,8 +132,9 @@ def require(iot: Any, kind: str, name: str) -> None:
         if aws.code(error) != "ResourceNotFoundException":
             raise
         raise aws.AwsError(
-            f"there is no thing {kind} '{name}' in this account and region: run playbooks/cloud.yml, "
-            f"or correct fleet_thing_{'type' if kind == 'type' else 'groups'}"
+            f"there is no thing {kind} '{name}' in this account and region: "
+            "run edge_litestream.appliance.cloud, or correct "
+            f"fleet_thing_{'type' if kind == 'type' else 'groups'}"
         ) from None
 
 

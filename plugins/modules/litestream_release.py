@@ -66,4 +66,8 @@ path:
   description: Path of the program on the control node; its name is C(litestream).
   returned: success
   type: str
+sha256:
+  description: Its checksum.
+  returned: success
+  type: str
 """

@@ -165,7 +165,9 @@ def unit_properties(unit: str) -> dict[str, list[str]]:
         if value:
             found.setdefault(name, []).append(value)
     if "User" not in found:
-        raise RestoreError(f"{unit} is not installed or runs as root: run playbooks/site.yml first")
+        raise RestoreError(
+            f"{unit} is not installed or runs as root: run edge_litestream.appliance.site first"
+        )
     return found
 
 

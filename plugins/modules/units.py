@@ -15,7 +15,7 @@ options:
     description: Names of the units.
     type: list
     elements: str
-    required: true
+    default: []
   state:
     description:
       - V(started) reads changed unit files again, enables what can be enabled, and starts what does not run.
@@ -34,6 +34,11 @@ options:
     type: list
     elements: str
     default: []
+  absent:
+    description: Units that are removed before that, short for O(state=absent).
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Whether check mode tells what would change.
@@ -45,6 +50,7 @@ EXAMPLES = r"""
 - name: The timer and the path run
   edge_litestream.appliance.units:
     names: [edge-rotator.timer, edge-rotator-due.path]
+    absent: [edge-rotator-metrics.timer, edge-rotator-metrics.service]
 """
 
 RETURN = r"""
@@ -81,36 +87,38 @@ class Units:
             if code:
                 self.module.fail_json(msg=f"{' '.join(command)}: {errors.strip()}", commands=self.commands)
 
-    def show(self) -> dict[str, dict[str, str]]:
-        """Ask systemd about all of them at once: name -> property -> value."""
+    def show(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """Ask systemd about several units at once: name -> property -> value."""
         code, output, errors = self.module.run_command(
-            ["systemctl", "show", f"--property={PROPERTIES}", *self.names]
+            ["systemctl", "show", f"--property={PROPERTIES}", *names]
         )
         if code:
             self.module.fail_json(msg=f"systemctl show: {errors.strip()}")
         blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.split("\n\n")]
-        return dict(zip(self.names, blocks, strict=True))
+        return dict(zip(names, blocks, strict=True))
 
-    def stop(self) -> None:
+    def stop(self, names: list[str]) -> None:
         """Stop what runs: first what starts other units, then the services."""
         running = [
-            name for name, unit in self.show().items() if unit["ActiveState"] not in ("inactive", "failed")
+            name
+            for name, unit in self.show(names).items()
+            if unit["ActiveState"] not in ("inactive", "failed")
         ]
         for services in (False, True):
             group = [name for name in running if name.endswith(".service") == services]
             if group:
                 self.systemctl("stop", *group)
 
-    def remove(self) -> None:
+    def remove(self, names: list[str]) -> None:
         """Stop, disable and delete."""
-        self.stop()
-        files = [name for name in self.names if (DIRECTORY / name).exists()]
+        self.stop(names)
+        files = [name for name in names if (DIRECTORY / name).exists()]
         if not files:
             return
-        enabled = [name for name, unit in self.show().items() if unit["UnitFileState"] == "enabled"]
+        enabled = [name for name, unit in self.show(names).items() if unit["UnitFileState"] == "enabled"]
         if enabled:
             self.systemctl("disable", *enabled)
-        failed = [name for name, unit in self.show().items() if unit["ActiveState"] == "failed"]
+        failed = [name for name, unit in self.show(names).items() if unit["ActiveState"] == "failed"]
         if failed:
             self.systemctl("reset-failed", *failed)
         for name in files:
@@ -121,13 +129,13 @@ class Units:
 
     def start(self, restart: bool) -> None:
         """Enable and start; a unit whose file check mode has not written yet is taken as one to start."""
-        units = self.show()
+        units = self.show(self.names)
         # A new file that replaces a package's unit is not seen by systemd itself.
         if restart or any(
             unit["NeedDaemonReload"] == "yes" or unit["LoadState"] == "not-found" for unit in units.values()
         ):
             self.systemctl("daemon-reload")
-            units = self.show()
+            units = self.show(self.names)
         disabled = [name for name, unit in units.items() if unit["UnitFileState"] in ("disabled", "")]
         if disabled:
             self.systemctl("enable", *disabled)
@@ -142,21 +150,25 @@ def main() -> None:
     """Bring the units into the state that was asked for."""
     module = AnsibleModule(
         {
-            "names": {"type": "list", "elements": "str", "required": True},
+            "names": {"type": "list", "elements": "str", "default": []},
             "state": {"choices": ["started", "stopped", "absent"], "default": "started"},
             "restart": {"type": "bool", "default": False},
             "enabled": {"type": "list", "elements": "str", "default": []},
+            "absent": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     units = Units(module)
+    state, absent = module.params["state"], module.params["absent"]
+    if absent:
+        units.remove(absent)
     if units.names:
-        if module.params["state"] == "started":
+        if state == "started":
             units.start(module.params["restart"])
-        elif module.params["state"] == "stopped":
-            units.stop()
+        elif state == "stopped":
+            units.stop(units.names)
         else:
-            units.remove()
+            units.remove(units.names)
     module.exit_json(changed=bool(units.commands), commands=units.commands)
 
 

@@ -87,8 +87,14 @@ previous:
   returned: always
   type: str
   sample: 0.5.16
+links:
+  description: Links that were made or changed, or in check mode would have been.
+  returned: always
+  type: list
+  elements: str
+  sample: [/opt/litestream/current]
 removed:
-  description: Versions that were removed.
+  description: Versions that were removed, or in check mode would have been.
   returned: always
   type: list
   elements: str
@@ -188,6 +194,7 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         "changed": bool(outdated or removed),
         "current": version,
         "previous": before,
+        "links": [path for path, _unused in outdated],
         "removed": removed,
     }
 

@@ -178,7 +178,7 @@ def test_one_that_is_refused_keeps_nobody_else(iot: Any, operator: Path) -> None
     code, said = bulk(operator)
     assert code != 0
     assert f"'edge-0001' has another active certificate, {made['certificateId']}" in said
-    assert "Thing 'edge-0002' is lost (since=2026-01-01): run playbooks/found.yml" in said
+    assert "Thing 'edge-0002' is lost (since=2026-01-01): run edge_litestream.appliance.found" in said
     assert [path.name for path in (operator / "certificates").iterdir()] == ["edge-0003.crt"]
     assert len(state(iot)) == 2
 

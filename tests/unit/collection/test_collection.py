@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -196,6 +197,19 @@ def test_execution_environment_can_be_made(archive: Path, tmp_path: Path) -> Non
         line for line in (ROOT / "requirements.lock").read_text().splitlines() if "ansible-core==" in line
     )
     assert core.split()[0] in made, "the version that the tests run"
+
+
+def test_messages_name_playbooks_as_a_clone_and_an_installed_collection_call_them() -> None:
+    files = [ROOT / "edge_rotator/errors.py"]
+    files += [path for top in ("playbooks", "roles", "plugins") for path in (ROOT / top).rglob("*")]
+    told = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in files
+        if path.suffix in (".py", ".yml")
+        for line in path.read_text().splitlines()
+        if re.search(r"playbooks/\w+\.yml", line) and not line.lstrip().startswith("#")
+    ]
+    assert not told
 
 
 def test_requirements_name_the_version_that_the_tests_run(operator: Operator) -> None:

@@ -69,7 +69,9 @@ def test_wiring_names_variables_that_exist() -> None:
     for role in ROLES:
         options = load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
         marked = {
-            name for name, option in options.items() if "Set by playbooks/site.yml" in option["description"]
+            name
+            for name, option in options.items()
+            if "Set by edge_litestream.appliance.site" in option["description"]
         }
         assert marked == {name for name in wiring if name.startswith(f"{role}_")}
 

@@ -242,6 +242,63 @@ def test_litestream_is_in_the_group_of_each_application() -> None:
     assert "SupplementaryGroups=edge-data app-b" in lines
 
 
+SOCKET = "/run/litestream/litestream.sock"
+SYSTEMD = "/etc/systemd/system"
+
+
+@pytest.mark.parametrize(
+    ("delivery", "socket", "units", "files"),
+    [
+        ("process", SOCKET, [], []),
+        (
+            "environment",
+            SOCKET,
+            ["litestream.path", "litestream-restart.path"],
+            ["/etc/litestream-aws.conf", f"{SYSTEMD}/litestream-restart.service"],
+        ),
+        (
+            "process",
+            "",
+            ["litestream-query.socket"],
+            ["/usr/local/lib/litestream-query", f"{SYSTEMD}/litestream-query@.service"],
+        ),
+    ],
+)
+def test_what_another_delivery_or_version_needed_goes(
+    delivery: str, socket: str, units: list[str], files: list[str]
+) -> None:
+    """A unit whose file went first would stay enabled: units are removed by what stops them."""
+    known = variables("litestream", litestream_delivery=delivery, litestream_socket=socket)
+    assert sorted(evaluate("{{ __litestream_unwanted_units }}", known)) == sorted(units)
+    assert sorted(evaluate("{{ __litestream_unwanted }}", known)) == sorted(files)
+
+
+@pytest.mark.parametrize(
+    ("found", "copied"),
+    [
+        ({}, False),
+        ({"exists": False}, True),
+        ({"checksum": "another"}, True),
+        ({"uid": 1000}, True),
+        ({"gid": 1000}, True),
+        ({"mode": "0775"}, True),
+    ],
+)
+def test_a_program_that_is_not_as_it_was_is_copied_again(found: dict[str, Any], copied: bool) -> None:
+    whole = {"exists": True, "checksum": "sha256", "uid": 0, "gid": 0, "mode": "0755"}
+    there = {"exists": False} if found == {"exists": False} else {**whole, **found}
+    (task,) = tasks_of("litestream", "install.yml", "program is on the device")
+    known = {"__litestream_there": {"stat": there}, "__litestream_fetched": {"sha256": "sha256"}}
+    assert evaluate(f"{{{{ {task['when']} }}}}", known) is copied
+
+
+def test_a_link_in_the_place_of_the_program_is_copied_over() -> None:
+    (task,) = tasks_of("litestream", "install.yml", "program is on the device")
+    there = {"exists": True, "islnk": True, "uid": 0, "gid": 0, "mode": "0755"}
+    known = {"__litestream_there": {"stat": there}, "__litestream_fetched": {"sha256": "sha256"}}
+    assert evaluate(f"{{{{ {task['when']} }}}}", known) is True
+
+
 def gone(path: Path) -> dict[str, Any]:
     """A task that removes a file."""
     return {"ansible.builtin.file": {"path": str(path), "state": "absent"}}

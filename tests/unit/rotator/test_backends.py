@@ -129,7 +129,7 @@ def test_program_of_another_release_says_to_converge(
         backend.check(_config(local, "file")) if name == "pycurl" else token.labels(__file__)
     kind = found.value.kind
     assert (kind.name, kind.exit_code, kind.retry) == ("backend_unusable", 60, "transient")
-    assert "run playbooks/site.yml against this device" in kind.fix
+    assert "run edge_litestream.appliance.site against this device" in kind.fix
 
 
 def test_provider_that_is_not_installed(

@@ -104,7 +104,12 @@ BAD = {
     ),
     "a certificate for a device without a key": (
         {"device_identity_certificate": "{{ lab_fleet_ca_file }}"},
-        ["device_identity_certificate", "does not match the key", "no such key yet", "playbooks/enroll.yml"],
+        [
+            "device_identity_certificate",
+            "does not match the key",
+            "no such key yet",
+            "edge_litestream.appliance.enroll",
+        ],
     ),
     "a token that nobody chose": (
         {"pkcs11_profile": ""},

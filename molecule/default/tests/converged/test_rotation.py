@@ -92,7 +92,7 @@ def test_a_certificate_of_another_key_stops_in_preflight(name: str, tmp_path: Pa
     )
     text = refused_by_preflight({"device_identity_certificate": str(certificate)})
     assert f"device_identity_certificate '{certificate}' does not match the key 'device-key'" in text
-    assert "run playbooks/enroll.yml" in text
+    assert "run edge_litestream.appliance.enroll" in text
 
 
 def test_another_pin_does_not_replace_the_one_the_token_has(host: Any, name: str) -> None:

@@ -230,7 +230,7 @@ def test_a_thing_with_another_certificate_is_refused(
         for check in (True, False):
             done = run(check=check, **TO, **source(kind, other))
             assert done["failed"]
-            for word in (THING, first["id"], "renew.yml", "replace.yml"):
+            for word in (THING, first["id"], "appliance.renew", "appliance.replace"):
                 assert word in done["msg"]
     assert state(iot) == [ALL_THERE]
     iot.update_certificate(certificateId=first["id"], newStatus="INACTIVE")
@@ -258,7 +258,7 @@ def test_a_first_certificate_is_not_made_over_what_another_device_has_left(
     for check in (True, False):
         refused = run(check=check, **asked)
         assert f"thing '{THING}' has {word}" in refused["msg"]
-        assert "playbooks/replace.yml" in refused["msg"]
+        assert "edge_litestream.appliance.replace" in refused["msg"]
     assert state(iot) == before
     made = run(**asked, over=True)
     assert made["status"] == "ACTIVE"
@@ -322,7 +322,7 @@ def test_a_certificate_that_cannot_be_active_is_refused(
     ("wrong", "words"),
     [
         ({"thing": "edge-0009"}, ["no thing 'edge-0009'", "edge_rotator_thing_name"]),
-        ({"policy": "other"}, ["no IoT policy 'other'", "cloud.yml", "fleet_policy"]),
+        ({"policy": "other"}, ["no IoT policy 'other'", "appliance.cloud", "fleet_policy"]),
         ({"policy": ""}, ["give both or none"]),
         ({"thing": "", "policy": ""}, ["thing is empty"]),
         ({"besides": ["x"]}, ["id or besides is 'x'"]),

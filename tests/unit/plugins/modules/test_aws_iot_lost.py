@@ -321,7 +321,7 @@ def test_a_certificate_that_is_gone_is_not_found_again(iot: Any, run: Run) -> No
     iot.detach_thing_principal(thingName=THING, principal=arn)
     done = run(**ASKED, state="found")
     assert "has no certificate" in done["msg"]
-    assert "playbooks/replace.yml" in done["msg"]
+    assert "edge_litestream.appliance.replace" in done["msg"]
     assert groups(iot) == set()
 
 

@@ -174,7 +174,7 @@ def test_what_the_sdk_lacks_is_named(
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"type": "other"}, ["no thing type 'other'", "fleet_thing_type", "cloud.yml"]),
+        ({"type": "other"}, ["no thing type 'other'", "fleet_thing_type", "appliance.cloud"]),
         ({"groups": ["canary", "other"]}, ["no thing group 'other'", "fleet_thing_groups"]),
         ({"name": "a/b"}, ["name is 'a/b'"]),
     ],

@@ -70,3 +70,19 @@ def test_changed_files_are_read_and_units_enabled_and_started(
     assert log.read_text() == ""
     assert run(names=NAMES)["changed"]
     assert log.read_text().splitlines() == ["daemon-reload", f"enable {names}", f"start {names}"]
+
+
+def test_what_is_not_wanted_any_more_goes_first(run: Run, systemctl: Callable[..., Path]) -> None:
+    log = systemctl("activating")
+    told = run(check=True, names=["app.timer"], absent=["old.service", "old.timer"])["commands"]
+    assert log.read_text() == ""
+    done = run(names=["app.timer"], absent=["old.service", "old.timer"])
+    assert done["changed"] and done["commands"] == told
+    commands = ["stop old.timer", "stop old.service", "start app.timer"]
+    assert log.read_text().splitlines() == commands
+
+
+def test_nothing_is_done_where_nothing_unwanted_is_left(run: Run, systemctl: Callable[..., Path]) -> None:
+    log = systemctl("inactive")
+    assert not run(absent=["old.timer"])["changed"]
+    assert log.read_text() == ""

@@ -44,11 +44,13 @@ def test_the_version_is_put_to_use_once(run: Run, base: Path, command: Path) -> 
     }
     would = run(check=True, **args)
     assert would["changed"] and not command.is_symlink() and not (base / "current").is_symlink()
+    assert would["links"] == [str(base / "current"), str(command)]
     done = run(**args)
     assert (done["changed"], done["current"], done["previous"], done["removed"]) == (True, "2", "", [])
     assert command.read_text() == "2"
     assert (base / "current").readlink() == Path("2"), "relative, so that the tree can be moved"
-    assert run(**args)["changed"] is False
+    again = run(**args)
+    assert (again["changed"], again["links"]) == (False, [])
     assert sorted(path.name for path in base.iterdir()) == ["1", "2", "current"], "no link is left over"
 
 
