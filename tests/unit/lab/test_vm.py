@@ -1,5 +1,6 @@
 """Virtual machines of the lab: what QEMU is told, what is found and ended, what a host gets back."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,16 @@ def test_a_machine_that_nobody_can_emulate_is_named(tmp_path: Path, variables: s
 
 def test_every_architecture_has_a_board() -> None:
     assert set(ARCHITECTURES) == set(vm.BOARDS)
+
+
+# Debian's package of each emulator that a board names.
+EMULATORS = {"qemu-system-aarch64": "qemu-system-arm", "qemu-system-x86_64": "qemu-system-x86"}
+
+
+@pytest.mark.parametrize("program", sorted({board.program for board in vm.BOARDS.values()}))
+def test_every_emulator_is_set_up(program: str) -> None:
+    script = (REPOSITORY / "molecule/shared/setup_vm.sh").read_text()
+    assert EMULATORS[program] in re.findall('^packages="(.*)"$', script, re.MULTILINE)[0].split()
 
 
 def test_every_architecture_has_an_image_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
