@@ -19,7 +19,7 @@ tell litestream "$(litestream version 2>&1)"
 heading 'clock and chips'
 tell 'clock chips' "$(find /dev -name 'rtc*' -type c | tr '\n' ' ')"
 tell 'time is synchronised' "$(timedatectl show --property=NTPSynchronized --value 2>/dev/null)"
-tell 'clock behind at last boot' "$(journalctl --boot --quiet --output=cat --grep='System time before build time' | head -n 1)"
+tell 'clock behind at last boot' "$(journalctl --boot --quiet --output=cat --grep='System time (before build time|advanced to)' | head -n 1)"
 tell TPM "$(find /dev -name 'tpm*' -type c | tr '\n' ' ')"
 tell I2C "$(find /dev -name 'i2c-*' -type c | tr '\n' ' ')"
 

@@ -2,7 +2,7 @@
 # Make this machine able to emulate others: QEMU, and what builds their images. Only the targets that need it call it.
 set -eu
 
-packages="arch-test binfmt-support e2fsprogs kmod mmdebstrap qemu-system-arm qemu-user-static swtpm"
+packages="arch-test binfmt-support e2fsprogs kmod mmdebstrap qemu-system-arm qemu-system-x86 qemu-user-static swtpm"
 missing=
 for package in $packages; do
     dpkg-query --show --showformat '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' ||

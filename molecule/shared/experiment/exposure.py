@@ -25,11 +25,16 @@ ROTATOR = {
     ("environment", "bookworm"): 5.9,
     ("environment", "trixie"): 2.0,
 }
+# With a device node as its token it has devices.
+NODE = 0.1
 
 
-def expected(mode: str, release: str, chip: bool) -> dict[str, float]:
-    """Return scores by unit, on a device with this way of delivery and this Debian, with or without a TPM."""
-    rotator = ROTATOR[mode, release]
+def expected(mode: str, release: str, chip: bool, node: bool) -> dict[str, float]:
+    """Return scores by unit, on a device with this way of delivery and this Debian.
+
+    `chip`: it has a TPM; `node`: the rotator opens a device node itself.
+    """
+    rotator = round(ROTATOR[mode, release] + NODE * node, 1)
     return (
         BOTH
         | (CHIP if chip else {})
@@ -55,6 +60,8 @@ def assert_exposure(host: Any) -> None:
     """Fail where a unit has no score in the table, a worse one, or a better one."""
     release = host.check_output(". /etc/os-release && echo $VERSION_CODENAME")
     mode = host.check_output("sed -n 's/^mode = \"\\(.*\\)\"/\\1/p' /etc/edge-rotator/config.toml")
-    found, wanted = measured(host), expected(mode, release, host.run("test -c /dev/tpm0").rc == 0)
+    chip = host.run("test -c /dev/tpm0").rc == 0
+    node = host.run("systemctl cat edge-rotator.service | grep -q ^DeviceAllow=").rc == 0
+    found, wanted = measured(host), expected(mode, release, chip, node)
     assert {"edge-rotator.service", "litestream.service", "sample-app.service"} <= found.keys()
     assert found == {unit: wanted.get(unit) for unit in found}

@@ -85,7 +85,7 @@ def machine_image(images: Path, machine: Machine) -> Path:
     if not machine.vm:
         return ensure_image(images, machine.suite, machine.packages)
     words = recipe(machine.suite, (*VM_PACKAGES, *machine.packages), machine.architecture)
-    return _ensure(images, f"{machine.suite}-{machine.architecture}", words)
+    return _ensure(images, f"{machine.suite}-{machine.architecture}", words, machine.mirrors)
 
 
 def ensure_kernel(images: Path, architecture: str) -> Path:
@@ -98,19 +98,19 @@ def _file(images: Path, name: str, words: list[str]) -> Path:
     return images / f"{name}-{digest}.tar"
 
 
-def _ensure(images: Path, name: str, words: list[str]) -> Path:
-    image = _file(images, name, words)
+def _ensure(images: Path, name: str, words: list[str], mirrors: tuple[str, ...] = ()) -> Path:
+    image = _file(images, name, [*words, *mirrors])
     if image.exists():
         return image
     images.mkdir(parents=True, exist_ok=True)
     with (images / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not image.exists():
-            _build(image, name, words)
+            _build(image, name, words, mirrors)
     return image
 
 
-def _build(image: Path, name: str, words: list[str]) -> None:
+def _build(image: Path, name: str, words: list[str], mirrors: tuple[str, ...]) -> None:
     """Build under names of its own, so that an interrupted build never looks like an image."""
     say(f"building the {name} image with mmdebstrap (about 20 s, emulated 3 to 10 minutes, once)")
     partial = image.with_suffix(".partial")
@@ -122,7 +122,7 @@ def _build(image: Path, name: str, words: list[str]) -> None:
     work.chmod(0o755)
     try:
         env = {**os.environ, "TMPDIR": str(work), "LC_ALL": "C.UTF-8"}
-        run("mmdebstrap", *words, partial, env=env, timeout_s=BUILD_S)
+        run("mmdebstrap", *words, partial, *mirrors, env=env, timeout_s=BUILD_S)
         partial.rename(image)
     finally:
         partial.unlink(missing_ok=True)

@@ -78,6 +78,8 @@ class Machine:
     vm: bool = False
     # Debian's name for the processor's; empty for the host's own.
     architecture: str = ""
+    # Lines of a sources.list for its image; mmdebstrap's own choice without any.
+    mirrors: tuple[str, ...] = ()
     tpm: bool = False
 
 
@@ -107,6 +109,7 @@ def inventory(hosts_file: Path = HOSTS_FILE) -> dict[str, Machine]:
                 python=host.get("lab_python", False),
                 vm=host.get("lab_kind", "container") == "vm",
                 architecture=host.get("lab_architecture", ""),
+                mirrors=tuple(host.get("lab_mirrors", ())),
                 tpm=host.get("lab_tpm", False),
             )
         except KeyError as missing:

@@ -1,8 +1,10 @@
 """Virtual machines of the lab: what QEMU is told, what is found and ended, what a host gets back."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -64,10 +66,20 @@ def test_every_architecture_has_a_board() -> None:
     assert set(ARCHITECTURES) == set(vm.BOARDS)
 
 
+# Debian's package of each emulator that a board names.
+EMULATORS = {"qemu-system-aarch64": "qemu-system-arm", "qemu-system-x86_64": "qemu-system-x86"}
+
+
+@pytest.mark.parametrize("program", sorted({board.program for board in vm.BOARDS.values()}))
+def test_every_emulator_is_set_up(program: str) -> None:
+    script = (REPOSITORY / "molecule/shared/setup_vm.sh").read_text()
+    assert EMULATORS[program] in re.findall('^packages="(.*)"$', script, re.MULTILINE)[0].split()
+
+
 def test_every_architecture_has_an_image_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     built: dict[str, list[str]] = {}
 
-    def ensure(_images: Path, name: str, words: list[str]) -> Path:
+    def ensure(_images: Path, name: str, words: list[str], _mirrors: object = ()) -> Path:
         built[name] = words
         return Path(name)
 
@@ -78,6 +90,25 @@ def test_every_architecture_has_an_image_of_its_own(monkeypatch: pytest.MonkeyPa
     (packages,) = [word for word in built["bookworm-arm64"] if word.startswith("--include=")]
     assert {"kmod", "udev"} <= set(packages.split(","))
     assert not [word for word in built["bookworm"] if word.startswith("--arch")]
+
+
+def test_an_image_is_made_from_the_mirrors_that_a_machine_names(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = "deb http://mirror.test/debian bookworm main"
+    asked: list[tuple[str, ...]] = []
+
+    def mmdebstrap(*words: object, **_options: object) -> str:
+        asked.append(tuple(map(str, words)))
+        next(word for word in words if isinstance(word, Path)).touch()
+        return ""
+
+    monkeypatch.setattr(image, "run", mmdebstrap)
+    monkeypatch.setattr(image.shutil, "which", Mock(return_value="mmdebstrap"))
+    made = {image.machine_image(paths.images, replace(BOARD, mirrors=chosen)) for chosen in ((), (mirror,))}
+    assert len(made) == 2
+    assert [mirror in words for words in asked] == [False, True]
+    assert asked[1][-1] == mirror
 
 
 def words_after(command: list[str], option: str) -> list[str]:

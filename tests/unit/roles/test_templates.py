@@ -20,6 +20,7 @@ from ansible_collections.edge_litestream.appliance.plugins.action import rotator
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 
 from edge_rotator.delivery import Credentials, environment_file
+from experiment import exposure
 
 ROOT = Path(__file__).resolve().parents[3]
 HOST = {
@@ -469,9 +470,18 @@ def test_a_tpm_is_shut_down_after_a_use_while_it_has_a_count(
 
 
 @pytest.mark.parametrize("devices", [[], ["/dev/i2c-1"]])
-def test_the_rotator_opens_its_tokens_devices_alone(devices: list[str]) -> None:
+def test_the_rotator_opens_its_tokens_devices_alone(devices: list[str], tmp_path: Path) -> None:
     text = render("edge-rotator.service.j2", item={"force": False}, edge_rotator_token_devices=devices)
     assert re.findall(r"^DeviceAllow=(.*)$", text, re.MULTILINE) == [f"{device} rw" for device in devices]
     assert "\nDevicePolicy=closed\n" in text
     # It would hide the device.
     assert ("\nPrivateDevices=yes\n" in text) == (not devices)
+    (tmp_path / "edge-rotator.service").write_text(text)
+    said = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", tmp_path / "edge-rotator.service"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    score = exposure.expected("process", "bookworm", chip=False, node=bool(devices))["edge-rotator.service"]
+    assert f"Overall exposure level for edge-rotator.service: {score} " in said

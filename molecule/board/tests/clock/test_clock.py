@@ -16,6 +16,7 @@ from experiment.phases import assert_lossless, wait_for
 # An emulated processor, on a host that does other things too.
 pytestmark = pytest.mark.timeout(900)
 HEALS_WITHIN_S = 300
+WRONG_BY_S = 86400
 STEPS = ["+10 minutes", "-10 minutes", "+1 year", "-1 year"]
 
 
@@ -49,8 +50,8 @@ def test_a_board_without_a_clock_chip_waits_for_the_time(host: Any, name: str) -
     """It boots years ago, says so, and goes on by itself once the time arrives."""
     lab("power-cut", name)
     lab("boot", name, "--clock", "2020-01-01T00:00:00")
-    years = int(host.check_output("date +%Y"))
-    assert years < time.gmtime().tm_year
+    # systemd advances it to its own build time.
+    assert int(host.check_output("date +%s")) < time.time() - WRONG_BY_S
     wait_for(lambda: "clock" in host.run("edge-rotator status").stdout, 120)
     assert not well(host)
     since = observe.now(observe.CLOUD)
