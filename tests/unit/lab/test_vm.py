@@ -104,7 +104,7 @@ def test_an_image_is_made_from_the_mirrors_that_a_machine_names(
         return ""
 
     monkeypatch.setattr(image, "run", mmdebstrap)
-    monkeypatch.setattr(image.shutil, "which", Mock(return_value="mmdebstrap"))
+    monkeypatch.setattr("lab.image.shutil.which", Mock(return_value="mmdebstrap"))
     made = {image.machine_image(paths.images, replace(BOARD, mirrors=chosen)) for chosen in ((), (mirror,))}
     assert len(made) == 2
     assert [mirror in words for words in asked] == [False, True]
