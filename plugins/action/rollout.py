@@ -86,7 +86,7 @@ def begun(args: dict[str, Any], report: Report) -> dict[str, Any]:
     for device in ring["devices"]:
         now = rollout.seen(args["answers"].get(device))
         if now["level"] != "unreachable":
-            before[device] = report.baseline(device, now)
+            before[device] = now
             report.note(device, "begun", rollout.BEGUN, ring=ring["name"], before=before[device], after=None)
         elif report.devices.get(device, {}).get("verdict") in rollout.TOUCHED:
             report.note(device, "vanished", SILENT, ring=ring["name"])

@@ -119,7 +119,7 @@ def seen(answer: Any) -> dict[str, Any]:
     `answer` is the registered result of the look; nothing in it is trusted. The level is one of RANKS.
     """
     nothing: dict[str, Any] = {"problems": [], "late": [], "ages": {}, "versions": {}}
-    if not isinstance(answer, dict) or answer.get("unreachable") or "stdout" not in answer:
+    if not isinstance(answer, dict) or "stdout" not in answer:
         return {"level": "unreachable", **nothing}
     *lines, text = [*str(answer["stdout"]).split("\n", 2), "", "", ""][:3]
     versions = {

@@ -107,6 +107,11 @@ def test_devices_without_a_ring_are_dealt_out() -> None:
     assert dealt == {"first": DEVICES[:1], "tenth": DEVICES[1:3], "rest": DEVICES[3:]}
 
 
+def test_a_ring_with_a_size_has_a_device_in_a_small_fleet() -> None:
+    dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES[:4], ""), set(DEVICES))
+    assert dealt == {"first": DEVICES[:1], "tenth": DEVICES[1:2], "rest": DEVICES[2:4]}
+
+
 def test_a_device_that_is_off_is_not_among_the_first() -> None:
     dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES, ""), set(DEVICES[2:]))
     assert dealt == {"first": DEVICES[2:3], "tenth": DEVICES[3:5], "rest": [*DEVICES[:2], *DEVICES[5:]]}
