@@ -86,7 +86,7 @@ def begun(args: dict[str, Any], report: Report) -> dict[str, Any]:
     for device in ring["devices"]:
         now = rollout.seen(args["answers"].get(device))
         if now["level"] != "unreachable":
-            before[device] = now
+            before[device] = report.baseline(device, now)
             report.note(device, "begun", rollout.BEGUN, ring=ring["name"], before=before[device], after=None)
         elif report.devices.get(device, {}).get("verdict") in rollout.TOUCHED:
             report.note(device, "vanished", SILENT, ring=ring["name"])
@@ -99,7 +99,7 @@ def begun(args: dict[str, Any], report: Report) -> dict[str, Any]:
         f"no device of ring {ring['name']} answers, so nothing would be known when the next ring begins: "
         f"give another device this ring (rollout_ring), or leave it out, --limit 'all:!{ring['devices'][0]}'"
     )
-    return {"failed": True, "before": {}, "lines": lines, "msg": [report.content["stopped"], *lines]}
+    return {"failed": True, "msg": [report.content["stopped"], *lines]}
 
 
 def judged(args: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -107,7 +107,8 @@ def judged(args: dict[str, Any], report: Report) -> dict[str, Any]:
     ring, before = args["ring"], args["before"]
     for device, was in before.items():
         failure, answer = args["failures"].get(device), args["answers"].get(device)
-        after = rollout.seen(answer) if answer else None
+        # Who was dropped has the result of an earlier ring, where it was skipped.
+        after = rollout.seen(answer) if answer and not answer.get("skipped") else None
         if failure:
             found = "failed", plain(" ".join(str(failure).split()))
         elif after is None:
@@ -126,7 +127,7 @@ def judged(args: dict[str, Any], report: Report) -> dict[str, Any]:
         f" worse than before their change, and {allowed} may"
     )
     report.content["stopped"] = stop
-    return {"failed": True, "bad": bad, "lines": lines, "msg": [stop, *lines, *how(report)]}
+    return {"failed": True, "bad": bad, "msg": [stop, *lines, *how(report)]}
 
 
 def ended(args: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def ended(args: dict[str, Any], report: Report) -> dict[str, Any]:
     left = [report.line(device) for device in devices if device in report.left]
     lines = [f"the roll-out has ended: {counts}", *left, *how(report)]
     failed = any(each in rollout.BAD for each in verdicts)
-    return {"lines": lines, **({"failed": True, "msg": lines} if failed else {})}
+    return {"failed": True, "msg": lines} if failed else {"lines": lines}
 
 
 def how(report: Report) -> list[str]:
@@ -145,8 +146,8 @@ def how(report: Report) -> list[str]:
     if not report.left:
         return []
     return [
-        f"{len(report.left)} are left; why stands in {report.file}",
-        f"go on with them when what is wrong is mended: --limit @{report.list}",
+        f"left: {len(report.left)}; why stands in {report.file}",
+        f"go on when what is wrong is mended: --limit @{report.list}",
     ]
 
 

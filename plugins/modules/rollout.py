@@ -108,7 +108,7 @@ bad:
   elements: str
 lines:
   description: For people.
-  returned: always
+  returned: success
   type: list
   elements: str
 report:

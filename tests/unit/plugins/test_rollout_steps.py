@@ -44,7 +44,7 @@ class Fleet:
 
     def begin(self, ring: int = 0) -> dict[str, Any]:
         result = self.step(begun, ring=self.rings[ring])
-        self.before = result["before"]
+        self.before = result.get("before", {})
         return result
 
     def judge(self, answers: dict[str, Any], failures: dict[str, str] | None = None) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def test_all_is_well(fleet: Fleet) -> None:
         ({"edge1": OFF}, {}, "vanished", "does not any more"),
         # Ansible has dropped it, and has no second answer of it.
         ({"edge1": {}}, {}, "vanished", "lost during its change"),
+        ({"edge1": {"skipped": True}}, {}, "vanished", "lost during its change"),
         (
             {"edge1": {}},
             {"edge1": "Restart: it\n\x1b[2Jdoes not start"},
@@ -116,7 +117,7 @@ def test_as_many_as_are_tolerated_do_not_stop_it_and_make_the_end_fail(fleet: Fl
     assert fleet.judge({**fleet.answers, "edge1": OFF, "edge2": OFF})["failed"]
     end = fleet.step(ended, rings=fleet.rings)
     assert end["failed"]
-    assert end["lines"][0] == "the roll-out has ended: 1 same, 2 vanished, 1 waiting"
+    assert end["msg"][0] == "the roll-out has ended: 1 same, 2 vanished, 1 waiting"
 
 
 def test_one_that_is_off_is_left_alone_and_fails_nothing(fleet: Fleet) -> None:
