@@ -22,7 +22,7 @@ export DEVICES ?= 2
 export CUTS ?= 10
 export RECORD ?=
 # The longest first.
-export SCENARIOS ?= default life tokens
+export SCENARIOS ?= default life rings tokens
 
 .PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
 

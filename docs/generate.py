@@ -70,7 +70,8 @@ def variables() -> str:
         "",
         "Made by `make docs` from `roles/*/meta/argument_specs.yml`; a test fails where it drifts.",
         "Variables marked *Set by edge_litestream.appliance.site* follow another role's: set that one",
-        "instead (`playbooks/site.yml` shows which); a play stops where one of them is set in the inventory.",
+        "instead (`playbooks/tasks/appliance.yml` shows which); a play stops where one of them is set in the",
+        "inventory.",
         "",
     ]
     for role in ROLES:

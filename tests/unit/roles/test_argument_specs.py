@@ -53,7 +53,16 @@ def test_variables_page_is_current() -> None:
 def wired(playbook: str) -> dict[str, str]:
     """What a playbook tells roles of one another."""
     play = load(ROOT / f"playbooks/{playbook}.yml")[0]
-    tasks = [inner for task in play["tasks"] for inner in task.get("block", [task])]
+    listed = [
+        one
+        for task in play["tasks"]
+        for one in (
+            load(ROOT / "playbooks" / task["ansible.builtin.import_tasks"])
+            if task.get("ansible.builtin.import_tasks") == "tasks/appliance.yml"
+            else [task]
+        )
+    ]
+    tasks = [inner for task in listed for inner in task.get("block", [task])]
     found: dict[str, str] = {}
     # It outranks the inventory, which may say none of it.
     if "vars/device_identity.yml" in play.get("vars_files", []):
