@@ -75,14 +75,6 @@ def test_another_value_has_another_checksum(made: Callable[..., Path], value: st
     assert check(one)["checksum"] != check(other)["checksum"]
 
 
-def test_rows_are_hashed_in_the_order_of_the_table(made: Callable[..., Path]) -> None:
-    """And not in that of an index, which a SQLite of another version may prefer."""
-    rows = ["CREATE TABLE t(a)", "CREATE INDEX i ON t(a)"]
-    one = made(*rows, "INSERT INTO t VALUES (3), (1), (2)", name="1.db")
-    other = made(*rows, "INSERT INTO t VALUES (1), (2), (3)", name="2.db")
-    assert check(one)["checksum"] != check(other)["checksum"]
-
-
 def test_text_that_is_no_utf_8_is_read(made: Callable[..., Path]) -> None:
     path = made("CREATE TABLE t(a)", "INSERT INTO t VALUES (CAST(x'ff00fe' AS TEXT))")
     assert check(path)["rows"] == 1
