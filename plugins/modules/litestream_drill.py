@@ -336,7 +336,7 @@ class Drill:
         """Transaction and checksum that the device told of a database, or why there are none."""
         told = self.params["checksums"].get(path)
         if not isinstance(told, dict):
-            return "", "", self.params["uncompared"]
+            return "", "", database_content.plain(self.params["uncompared"])
         txid, checksum = str(told.get("txid")), str(told.get("checksum"))
         if TXID.fullmatch(txid) and CHECKSUM.fullmatch(checksum):
             return txid, checksum, ""

@@ -56,8 +56,7 @@ def unwell(well: Played, aws: Aws, playbook: Playbook, words: list[str]) -> Iter
     sound = {}
     # The snapshot too: a compaction, every five minutes, takes the place of what is damaged below it.
     for level in ("0000", "0009"):
-        listed = aws.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{DAMAGED}/sample.db/{level}/")["Contents"]
-        key = max(one["Key"] for one in listed)
+        key = max(aws.objects(f"{DAMAGED}/sample.db/{level}"))
         sound[key] = aws.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         aws.s3.put_object(Bucket=BUCKET, Key=key, Body=sound[key][:-40])
     try:
