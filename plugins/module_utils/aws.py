@@ -45,7 +45,7 @@ class AwsError(Exception):
     """What stands in the way, as one sentence with what to do."""
 
 
-def client(module: AnsibleModule, service: str, **settings: int) -> Any:
+def client(module: AnsibleModule, service: str, **settings: Any) -> Any:
     """Make a client of a service, with the SDK's credentials and region; settings are botocore's."""
     return boto3.client(
         service,

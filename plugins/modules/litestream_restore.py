@@ -94,11 +94,15 @@ from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestre
     choose,
     meta,
 )
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestream_unit import (
+    UnitError,
+    transient,
+    unit_properties,
+)
 
 LOCK = "/run/litestream-restore.lock"
 FALLBACK = "/var/lib"  # where work is done when the database's file system has no directory of root's
 WORK = ".litestream-restore"
-LIMIT_S = 86400
 BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
 # In environment mode every rotation starts Litestream. In process mode the rotator goes on, so that the
 # credentials of a long restore stay fresh, and only the file that it writes starts Litestream.
@@ -111,38 +115,8 @@ STARTERS_ENVIRONMENT = (
     "edge-rotator.service",
     "edge-rotator-force.service",
 )
-PASSED_ON = (
-    "User",
-    "Group",
-    "SupplementaryGroups",
-    "Environment",
-    "UnsetEnvironment",
-    "EnvironmentFiles",
-)
 LITESTREAM = "/usr/local/bin/litestream"
 RUN = "/usr/local/lib/litestream-run"  # Litestream with the environment that the role gives it, and no other
-SANDBOX = (
-    "UMask=0077",
-    f"RuntimeMaxSec={LIMIT_S}",
-    "LimitCORE=0",
-    "NoNewPrivileges=yes",
-    "CapabilityBoundingSet=",
-    "ProtectSystem=strict",
-    "PrivateTmp=yes",
-    "PrivateDevices=yes",
-    "ProtectClock=yes",
-    "ProtectControlGroups=yes",
-    "ProtectKernelLogs=yes",
-    "ProtectKernelModules=yes",
-    "ProtectKernelTunables=yes",
-    "ProtectProc=invisible",
-    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
-    "RestrictNamespaces=yes",
-    "RestrictSUIDSGID=yes",
-    "LockPersonality=yes",
-    "SystemCallArchitectures=native",
-    "SystemCallFilter=@system-service",
-)
 CHECK = """
 import sqlite3
 database = sqlite3.connect("file:database?mode=ro&immutable=1", uri=True)
@@ -153,22 +127,6 @@ raise SystemExit(answer != "ok" and answer)
 
 class RestoreError(Exception):
     """What stands in the way, with what to do about it."""
-
-
-def unit_properties(unit: str) -> dict[str, list[str]]:
-    """Properties of Litestream's unit that a restore takes over; a name may have several values."""
-    show = ["systemctl", "show", f"--property={','.join(PASSED_ON)}", "--", unit]
-    told = subprocess.run(show, capture_output=True, text=True, check=True).stdout
-    found: dict[str, list[str]] = {}
-    for line in told.splitlines():
-        name, _unused, value = line.partition("=")
-        if value:
-            found.setdefault(name, []).append(value)
-    if "User" not in found:
-        raise RestoreError(
-            f"{unit} is not installed or runs as root: run edge_litestream.appliance.site first"
-        )
-    return found
 
 
 def starters() -> list[str]:
@@ -185,27 +143,6 @@ def program(params: dict[str, Any]) -> list[str]:
     if params["program"]:
         return [params["program"]]
     return ["/usr/bin/python3", "-IS", RUN] if os.path.exists(RUN) else [LITESTREAM]
-
-
-def transient(unit: dict[str, list[str]], directory: str, network: bool) -> list[str]:
-    """Command that runs another one in a sandbox, as Litestream's unit would, in this directory."""
-    properties = [f"{name}={value}" for name in PASSED_ON[:-1] for value in unit.get(name, [])]
-    if network:
-        # Only a unit that an older version wrote has it; shown with a remark in parentheses.
-        properties += [
-            f"EnvironmentFile={value.split(' (')[0]}" for value in unit.get("EnvironmentFiles", [])
-        ]
-    properties += [*SANDBOX, f"WorkingDirectory={directory}", f"ReadWritePaths={directory}"]
-    properties.append(f"ProtectHome={'no' if directory.startswith(('/home/', '/root/')) else 'yes'}")
-    properties.append(f"PrivateNetwork={'no' if network else 'yes'}")
-    return [
-        "systemd-run",
-        "--quiet",
-        "--wait",
-        "--pipe",
-        "--collect",
-        *[f"--property={p}" for p in properties],
-    ]
 
 
 def execute(prefix: list[str], command: list[str], what: str) -> None:
@@ -458,7 +395,14 @@ def main() -> None:
     )
     try:
         module.exit_json(**run(module.params, module.check_mode))
-    except (RestoreError, descriptors.UnsafeError, ValueError, OSError, subprocess.SubprocessError) as error:
+    except (
+        RestoreError,
+        UnitError,
+        descriptors.UnsafeError,
+        ValueError,
+        OSError,
+        subprocess.SubprocessError,
+    ) as error:
         module.fail_json(msg=str(error))
 
 

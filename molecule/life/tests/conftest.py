@@ -63,8 +63,8 @@ class Aws:
 
     def objects(self, thing: str) -> list[str]:
         """Return the keys below a thing's prefix."""
-        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{thing}/").get("Contents", [])
-        return [each["Key"] for each in found]
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{thing}/")
+        return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,279 @@
+"""litestream_drill: with the real Litestream, and moto as the bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from ansible_collections.edge_litestream.appliance.plugins.modules import litestream_drill as drill
+
+from tests.unit.aws_server import aws
+
+Run = Callable[..., dict[str, Any]]
+LITESTREAM = shutil.which("litestream") or str(Path(sys.executable).with_name("litestream"))
+pytestmark = pytest.mark.skipif(not Path(LITESTREAM).exists(), reason="needs Litestream")
+BUCKET, THING = "backups", "edge-0001"
+
+
+class Bucket:
+    """A bucket with what Litestream has replicated, and how the drill is asked about it."""
+
+    def __init__(self, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.endpoint, self.top = endpoint, tmp_path
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "operator")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "operator-secret")
+        self.s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        self.s3.create_bucket(Bucket=BUCKET)
+
+    def replica(self, name: str, **more: Any) -> dict[str, Any]:
+        where = {"type": "s3", "bucket": BUCKET, "path": f"{THING}/{name}", "region": "us-east-1"}
+        return {**where, "endpoint": self.endpoint, "force-path-style": True, **more}
+
+    def fill(self, name: str, *statements: str) -> None:
+        """Write into a database, and replicate it."""
+        path = self.top / "device" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+            for statement in statements:
+                database.execute(statement)
+        # moto's server takes no upload of Litestream's: it is made in a directory, and brought.
+        kept, config = self.top / "replicas" / name, self.top / "replicate.yml"
+        replica = {"type": "file", "path": str(kept)}
+        config.write_text(json.dumps({"dbs": [{"path": str(path), "replica": replica}]}))
+        command = [LITESTREAM, "replicate", "-once", "-config", str(config)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        for file in kept.glob("ltx/*/*.ltx"):
+            key = f"{THING}/{name}/{int(file.parent.name):04x}/{file.name}"
+            self.s3.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes())
+
+    def newest(self, name: str) -> str:
+        """Key of the object with the newest transaction."""
+        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{THING}/{name}/0000/")["Contents"]
+        return str(max(one["Key"] for one in found))
+
+    def asked(self, *names: str, **more: Any) -> dict[str, Any]:
+        dbs = [{"path": f"/var/lib/{name}", "replica": self.replica(name)} for name in names or ("app.db",)]
+        files = {
+            "program": LITESTREAM,
+            "scratch": str(self.top / "scratch"),
+            "history": str(self.top / "kept"),
+        }
+        return {"thing": THING, "config": {"dbs": dbs}, **files, **more}
+
+    def kept(self) -> list[dict[str, Any]]:
+        """What is in the history."""
+        files = sorted((self.top / "kept").glob("*.jsonl"))
+        assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """Nothing of what was restored is left, whatever happens."""
+    with aws() as endpoint:
+        yield Bucket(endpoint, tmp_path, monkeypatch)
+    left = [path.name for path in (tmp_path / "scratch").glob("*")]
+    assert left in ([], [f"drill-{THING}.lock"])
+
+
+ROWS = ("CREATE TABLE t(a)", "INSERT INTO t VALUES (1), (2), (3)")
+
+
+def test_a_database_is_restored_and_checked(run: Run, bucket: Bucket) -> None:
+    bucket.fill("app.db", *ROWS)
+    would = run(check=True, **bucket.asked())
+    assert "failed" not in would
+    assert (would["databases"][0]["restored"], bucket.kept()) == (False, [])
+    done = run(**bucket.asked())
+    assert "failed" not in done, done
+    (record,) = done["databases"]
+    assert (record["thing"], record["database"], record["ok"]) == (THING, "/var/lib/app.db", True)
+    assert {"name": "t", "rows": 3} in record["tables"]
+    assert record["bytes"] > 0
+    assert record["txid"] == bucket.newest("app.db")[-20:-4]
+    assert 0 <= record["point_age_s"] < 60
+    assert record["recovery_s"] > 0
+    assert (record["compared"], record["uncompared"]) == ("no", "the device was not asked")
+    assert bucket.kept() == [record]
+    run(**bucket.asked())
+    assert len(bucket.kept()) == 2, "the history grows"
+
+
+def test_it_is_what_the_device_had(run: Run, bucket: Bucket) -> None:
+    bucket.fill("app.db", *ROWS)
+    (record,) = run(**bucket.asked())["databases"]
+    then = {"txid": record["txid"], "checksum": record["checksum"]}
+    bucket.fill("app.db", "INSERT INTO t VALUES (4)")
+    assert bucket.newest("app.db")[-20:-4] != then["txid"]
+    (same,) = run(**bucket.asked(checksums={"/var/lib/app.db": then}))["databases"]
+    assert (same["ok"], same["compared"], same["txid"]) == (True, "equal", then["txid"])
+    other = run(**bucket.asked(checksums={"/var/lib/app.db": {**then, "checksum": "0" * 64}}))
+    assert other["failed"]
+    assert "/var/lib/app.db: it is not what the device had at transaction" in other["msg"]
+    assert bucket.kept()[-1]["compared"] == "differs"
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"failed": "too busy\x1b[2J"}, "too busy?[2J"),
+        ({"txid": "-o /etc/passwd", "checksum": "0" * 64}, "the device's answer is not understood"),
+        (
+            {"txid": "00000000000fffff", "checksum": "0" * 64},
+            "transaction 00000000000fffff did not come to the bucket",
+        ),
+        ("nonsense", "why not"),
+    ],
+)
+def test_what_is_not_compared_is_restored_all_the_same(run: Run, bucket: Bucket, told: Any, why: str) -> None:
+    bucket.fill("app.db", *ROWS)
+    done = run(**bucket.asked(checksums={"/var/lib/app.db": told}, uncompared="why not", wait=1))
+    (record,) = done["databases"]
+    assert (record["ok"], record["compared"], record["uncompared"]) == (True, "no", why)
+
+
+def test_no_backup_is_a_failure_and_the_others_are_tried(run: Run, bucket: Bucket) -> None:
+    bucket.fill("app.db", *ROWS)
+    done = run(**bucket.asked("none.db", "app.db"))
+    assert done["failed"]
+    assert done["msg"] == (
+        f"{THING}: /var/lib/none.db: nothing can be restored: there is no backup below {THING}/none.db/"
+    )
+    assert [record["ok"] for record in bucket.kept()] == [False, True]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_object_is_a_failure(run: Run, bucket: Bucket, damage: str) -> None:
+    bucket.fill("app.db", *ROWS)
+    bucket.fill("app.db", "INSERT INTO t SELECT hex(randomblob(2000)) FROM t")
+    key = bucket.newest("app.db")
+    body = bytearray(bucket.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    if damage == "changed":
+        body[len(body) // 2] ^= 0xFF
+    bucket.s3.put_object(Bucket=BUCKET, Key=key, Body=bytes(body if damage == "changed" else body[:-60]))
+    done = run(**bucket.asked())
+    assert done["msg"].startswith(f"{THING}: /var/lib/app.db: Litestream could not restore it: "), done
+    assert bucket.kept()[0]["ok"] is False
+
+
+def test_a_damaged_database_is_a_failure(run: Run, bucket: Bucket) -> None:
+    """Litestream replicates it faithfully; SQLite's own check tells."""
+    bucket.fill("app.db", *ROWS, "CREATE INDEX i ON t(a)")
+    path = bucket.top / "device/app.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("DELETE FROM sqlite_master WHERE name = 'i'")
+    bucket.fill("app.db", "INSERT INTO t VALUES (5)")
+    done = run(**bucket.asked())
+    assert "/var/lib/app.db: it is damaged: " in done["msg"]
+    assert bucket.kept()[0]["restored"] is True
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_what_is_too_large_is_not_restored(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, lies: bool
+) -> None:
+    """The device's word is believed where it says too much; a limit holds where it says too little."""
+    bucket.fill("app.db", *ROWS, "INSERT INTO t VALUES (randomblob(1000000))")
+    if lies:
+        monkeypatch.setattr(drill.Prefix, "size", lambda self, newest: 4096)
+    done = run(**bucket.asked(max_size=500_000))
+    assert "raise drill_max_size" in done["msg"], done
+    assert ("it would have more than 500000 bytes" in done["msg"]) == lies
+
+
+def test_what_finds_no_room_is_not_restored(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.fill("app.db", *ROWS)
+    free = type("Usage", (), {"free": drill.RESERVE_BYTES + 100})
+    monkeypatch.setattr(drill.shutil, "disk_usage", lambda path: free)
+    assert "and 100 are free: name another drill_scratch" in run(**bucket.asked())["msg"]
+
+
+def test_a_check_that_is_ended_is_a_failure(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a crash of SQLite would be, or a process that prints without an end."""
+    bucket.fill("app.db", *ROWS)
+    for source, said in {
+        "import os; os.kill(os.getpid(), 11)": "the check ended with -11",
+        "import time; time.sleep(60)": "the check took more than 90 s: raise drill_timeout",
+    }.items():
+        monkeypatch.setattr(drill.inspect, "getsource", lambda module, text=source: text)
+        monkeypatch.setattr(drill, "MARGIN_S", -88)
+        assert said in run(**bucket.asked(timeout=90))["msg"]
+
+
+def test_databases_of_a_directory_are_found_in_the_bucket(run: Run, bucket: Bucket) -> None:
+    for name in ("many/a.db", "many/c.txt", "many/below/d.db"):
+        bucket.fill(name, *ROWS)
+    entry = {"dir": "/var/lib/many", "pattern": "*.db", "replica": bucket.replica("many")}
+    done = run(**bucket.asked(config={"dbs": [entry]}))
+    assert "failed" not in done, done
+    assert [record["database"] for record in done["databases"]] == ["/var/lib/many/a.db"]
+    config = {"dbs": [{**entry, "recursive": True}]}
+    drawn = [
+        run(check=True, **bucket.asked(config=config, most=1, seed=seed))
+        for seed in ("1", "1", "2", "3", "4", "5")
+    ]
+    assert all(one["left"] == 1 for one in drawn)
+    found = [one["databases"][0]["database"] for one in drawn]
+    assert found[0] == found[1]
+    assert set(found) == {"/var/lib/many/a.db", "/var/lib/many/below/d.db"}
+    nothing = run(**bucket.asked(config={"dbs": [{**entry, "replica": bucket.replica("none")}]}))
+    assert nothing["msg"] == f"{THING}: nothing can be restored: there is no backup of any database"
+
+
+def test_what_an_interrupted_run_left_is_gone(run: Run, bucket: Bucket) -> None:
+    bucket.fill("app.db", *ROWS)
+    left = bucket.top / "scratch" / f"drill-{THING}"
+    left.mkdir(parents=True)
+    (left / "database").write_text("half")
+    assert "failed" not in run(**bucket.asked())
+    assert not left.exists()
+    with (bucket.top / "scratch" / f"drill-{THING}.lock").open("w") as lock:
+        drill.fcntl.flock(lock, drill.fcntl.LOCK_EX)
+        assert "another drill of edge-0001 is under way here" in run(**bucket.asked())["msg"]
+
+
+def test_litestream_has_the_credentials_by_its_environment_alone(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.fill("app.db", *ROWS)
+    seen = bucket.top / "seen"
+    spy = bucket.top / "litestream"
+    spy.write_text(
+        f'#!/bin/sh\nexec 3>{seen}\necho "$@" >&3\ncat "$3" >&3\nenv >{seen}.env\nexec {LITESTREAM} "$@"\n'
+    )
+    spy.chmod(0o755)
+    monkeypatch.setenv("SECRET_OF_SOMEBODY", "mine")
+    assert "failed" not in run(**bucket.asked(program=str(spy)))
+    assert "operator-secret" not in seen.read_text()
+    environment = Path(f"{seen}.env").read_text()
+    assert "AWS_SECRET_ACCESS_KEY=operator-secret" in environment
+    assert "SECRET_OF_SOMEBODY" not in environment
+
+
+def test_without_credentials_it_says_so(run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.fill("app.db", *ROWS)
+    nothing = SimpleNamespace(get_credentials=lambda: None)
+    monkeypatch.setattr(drill.boto3, "Session", lambda: nothing)
+    assert "there are no AWS credentials" in run(**bucket.asked())["msg"]
+
+
+def test_a_thing_is_no_path(run: Run, bucket: Bucket) -> None:
+    assert (
+        run(**bucket.asked(thing="../elsewhere"))["msg"] == "thing is '../elsewhere': give the thing's name"
+    )
