@@ -39,12 +39,13 @@ class Database(NamedTuple):
 class Answer(NamedTuple):
     """What Litestream told: how long it has been running (s), its databases by path.
 
-    Where these and its own files are: the bytes and inodes that are free, by directory.
+    Where these and its own files are: the bytes and inodes that are free, by directory. Its version.
     """
 
     uptime: float
     databases: dict[str, Database]
     rooms: dict[str, tuple[int, int | None]]
+    version: str
 
 
 def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
 
 def look(path: str) -> tuple[Answer, str]:
     """Ask for all databases; return nothing, and the reason why, where Litestream does not tell."""
-    nothing = Answer(0.0, {}, {})
+    nothing = Answer(0.0, {}, {}, "")
     if not path:
         return nothing, "no socket configured"
     try:
@@ -95,7 +96,7 @@ def look(path: str) -> tuple[Answer, str]:
             plain(path): (int(room), None if inodes is None else int(inodes))
             for path, (room, inodes) in raw.get("rooms", {}).items()
         }
-        return Answer(float(raw["uptime_s"]), databases, rooms), ""
+        return Answer(float(raw["uptime_s"]), databases, rooms, plain(str(raw.get("version", "")))), ""
     except (KeyError, TypeError, AttributeError, ValueError):
         return nothing, f"{path}: unexpected answer"
 

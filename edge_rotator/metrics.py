@@ -44,10 +44,17 @@ litestream_restarts_total               counter  Times systemd started Litestrea
                                                  started on purpose.
 replication_last_sync_timestamp_seconds gauge    When Litestream last synced the database with its replica, by
                                                  its own word; 0 if never.
+replication_limit_seconds               gauge    So long a sync may be ago: twice the sync-interval and 15 s.
 replicated                              gauge    1 if what an application wrote to the database a moment ago
                                                  is in its replica.
 """
 Sample = tuple[str, dict[str, str], float]  # name, labels, value
+
+
+def table() -> dict[str, tuple[str, str]]:
+    """Every metric there is: its type and its meaning, by its name without the prefix `edge_rotator_`."""
+    rows = (row.split(maxsplit=2) for row in _TABLE.replace("\n" + " " * 49, " ").splitlines())
+    return {name: (kind, meaning) for name, kind, meaning in rows}
 
 
 def render(samples: Iterable[Sample]) -> str:
@@ -58,11 +65,10 @@ def render(samples: Iterable[Sample]) -> str:
         # Whole seconds are exact enough, and 17 digits are not read any better.
         line = f"edge_rotator_{name}{'{' + inner + '}' if inner else ''} {value:.3f}\n"
         by_name.setdefault(name, []).append(line)
-    rows = (row.split(maxsplit=2) for row in _TABLE.replace("\n" + " " * 49, " ").splitlines())
-    table = {name: (kind, meaning) for name, kind, meaning in rows}
+    known = table()
     text = ""
     for name, lines in by_name.items():
-        kind, meaning = table[name]
+        kind, meaning = known[name]
         text += f"# HELP edge_rotator_{name} {meaning}\n# TYPE edge_rotator_{name} {kind}\n"
         text += "".join(lines)
     return text
@@ -102,6 +108,7 @@ def _replication(config: Config, clock: Clock) -> Iterator[Sample]:
     restarts = systemd.restarts(config.service)
     if restarts is not None:
         yield "litestream_restarts_total", {}, restarts
+    yield "replication_limit_seconds", {}, litestream.limit(config)
     problems = litestream.problems(config, answer)
     # Those it does not know were never synced either: without a sample no alert could miss them.
     for path in {**dict.fromkeys(litestream.unknown(config, answer.databases)), **answer.databases}:

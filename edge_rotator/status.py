@@ -8,8 +8,8 @@ import os
 import textwrap
 from typing import Any
 
+from edge_rotator import __version__, delivery, litestream, lock, rotation, schedule, systemd, token
 from edge_rotator import config as configuration
-from edge_rotator import delivery, litestream, lock, rotation, schedule, systemd, token
 from edge_rotator import state as states
 from edge_rotator.clock import Clock, format_iso, read_clock
 from edge_rotator.config import Config
@@ -110,6 +110,8 @@ def _databases(config: Config, answer: litestream.Answer, why: str) -> dict[str,
     return {
         "socket": config.litestream_socket,
         "error": why or None,
+        "version": answer.version or None,
+        "limit_s": litestream.limit(config),
         "databases": {
             path: {
                 "age_s": known[path].age if path in known else None,
@@ -165,6 +167,7 @@ def collect(config: Config, state: State, clock: Clock) -> dict[str, Any]:
     installed = os.stat(config.path).st_mtime
     answer, why = litestream.look(config.litestream_socket)
     report: dict[str, Any] = {
+        "version": __version__,
         "thing": config.thing_name,
         "endpoint": config.endpoint,
         "role_alias": config.role_alias,

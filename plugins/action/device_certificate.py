@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ansible_collections.edge_litestream.appliance.plugins.module_utils.signing_
     read_request,
     subject,
 )
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.written import replace
 
 # ansible-core brings it; a tool that looks at this file alone may do without.
 with contextlib.suppress(ImportError):
@@ -105,10 +104,7 @@ def sign(
 def write(path: Path, text: str) -> None:
     """Put a text into its file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-        os.fchmod(file.fileno(), 0o644)
-    os.replace(file.name, path)
+    replace(str(path), text, 0o644)
 
 
 class ActionModule(ActionBase):

@@ -96,7 +96,7 @@ def listing(
         | facts
         for n, age in enumerate(ages)
     ]
-    told = {"uptime_s": uptime, "databases": databases, "rooms": rooms or {}, "txid": 7}
+    told = {"uptime_s": uptime, "version": "0.5.17", "databases": databases, "rooms": rooms or {}, "txid": 7}
     return json.dumps(told).encode()
 
 

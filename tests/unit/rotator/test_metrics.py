@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import shutil
@@ -13,7 +15,7 @@ from conftest import ROOT, Device, Time
 from test_doctor import control_socket, listing
 from tokens import need
 
-from edge_rotator import __version__, systemd
+from edge_rotator import __version__, metrics, systemd
 from edge_rotator.metrics import render
 
 RULES = ROOT / "files"
@@ -70,6 +72,7 @@ def test_after_a_rotation(
     assert found["last_success_timestamp_seconds"] == pytest.approx(world.wall, abs=0.01)
     assert found['attempts_total{class="rotated"}'] == 1
     assert (found["litestream_up"], found["litestream_restarts_total"]) == (1, 2)
+    assert found["replication_limit_seconds"] == 17, "of a sync-interval of 1 s"
     sync = found['replication_last_sync_timestamp_seconds{db="/db0"}']
     assert sync == pytest.approx(world.wall - 3, abs=3)
     assert found['replication_last_sync_timestamp_seconds{db="/db1"}'] == 0, "never synced"
@@ -146,21 +149,58 @@ def test_alerts() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alerts_name_only_metrics_there_are(
+def emitted() -> set[str]:
+    """Every metric that this project makes, by the tables from which they are written."""
+    module = (ROOT / "plugins/modules/s3_recovery_points.py").read_text()
+    table = ast.literal_eval(re.search(r"^METRICS = (\{.*?^\})", module, re.MULTILINE | re.DOTALL)[1])  # type: ignore[index]
+    return {f"edge_rotator_{name}" for name in metrics.table()} | set(table)
+
+
+def test_every_metric_of_the_table_is_written(
     monkeypatch: pytest.MonkeyPatch, local: Device, file: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(systemd, "restarts", lambda service: 0)
+    monkeypatch.setattr(systemd, "ticks", lambda: systemd.Ticks(True, True, 1.0, "", ""))
     with control_socket(tmp_path / "s", listing(3.0)) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
         samples(local, file)
-    known = set(re.findall(r"^edge_rotator_\w+", file.read_text(), re.MULTILINE))
-    used = set(re.findall(r"edge_rotator_\w+", (RULES / "prometheus-alerts.yml").read_text()))
-    assert used <= known
+    written = set(re.findall(r"^# HELP edge_rotator_(\w+)", file.read_text(), re.MULTILINE))
+    assert written == set(metrics.table())
+
+
+def test_alerts_name_only_metrics_there_are() -> None:
+    used = set(re.findall(r"\bedge_\w+", (RULES / "prometheus-alerts.yml").read_text()))
+    assert used - {"edge_litestream"} <= emitted()
     alerts = set(re.findall(r"alert: (\w+)", (RULES / "prometheus-alerts.yml").read_text()))
     tested = (RULES / "prometheus-alerts-test.yml").read_text()
     fired = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n\s+- ", tested))
     assert fired == alerts, "each alert is seen to fire"
+
+
+def test_the_page_on_monitoring_has_every_metric_and_every_alert() -> None:
+    text = (ROOT / "docs/monitoring.md").read_text()
+    listed = re.findall(r"^\| `(edge_\w+)` \|", text, re.MULTILINE)
+    assert sorted(listed) == sorted(emitted())
+    alerts = re.findall(r"alert: (\w+)", (RULES / "prometheus-alerts.yml").read_text())
+    assert re.findall(r"^\| `((?:Edge|Litestream)\w+)` \| (?:warning|critical)", text, re.MULTILINE) == alerts
+
+
+def test_the_dashboard_asks_for_metrics_there_are_in_words_that_prometheus_knows(tmp_path: Path) -> None:
+    dashboard = json.loads((RULES / "grafana-dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(asked) > 10
+    asked.append(dashboard["templating"]["list"][1]["query"]["query"].partition("(")[2].partition(",")[0])
+    # One names three by a pattern.
+    words = re.sub(r"edge_rotator_\(([\w|]+)\)", lambda found: found[1].replace("|", " "), " ".join(asked))
+    known = {name.removeprefix("edge_rotator_") for name in emitted()} | emitted()
+    named = set(re.findall(r"\b(?:edge_\w+|litestream_\w+|\w+_(?:latched|stuck|pending))\b", words))
+    assert named <= known, named - known
+    asked = [text.replace("$instance", ".*") for text in asked]
+    rules = [{"record": f"x{number}", "expr": text} for number, text in enumerate(asked)]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "x", "rules": rules}]}))
+    done = promtool("check", "rules", "--lint=none", str(tmp_path / "rules.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_database_that_litestream_does_not_know_is_one_that_never_synced(

@@ -14,7 +14,7 @@ from faultserver import Handler
 from pki import DAY, Authority, now
 from test_doctor import control_socket, listing
 
-from edge_rotator import status
+from edge_rotator import __version__, status
 from edge_rotator.errors import FORCE, KINDS, PERMANENT
 
 
@@ -61,6 +61,7 @@ def test_healthy(seen: Device, world: Time, tmp_path: Path, capsys: pytest.Captu
     assert (report["level"], report["problems"]) == ("ok", [])
     assert report["credentials"]["remaining_s"] == pytest.approx(840, abs=2)
     assert report["replication"]["databases"]["/db0"]["age_s"] == pytest.approx(2, abs=2)
+    assert (report["version"], report["replication"]["version"]) == (__version__, "0.5.17")
     for words in ("edge01, process mode", "role alias edge-litestream", "last 14 min more", "/db0: synced"):
         assert words in text
     assert "canary" not in text.replace(str(tmp_path), "")
@@ -332,7 +333,9 @@ def test_the_interval_is_the_measure(
     with control_socket(tmp_path / "s", listing(600.0)) as path:
         seen.configure(delivery={"litestream_socket": str(path), "sync_interval": 300})
         assert seen.tick() == 0
-        assert ask(seen, capsys)["problems"] == []
+        report = ask(seen, capsys)
+    assert report["problems"] == []
+    assert report["replication"]["limit_s"] == 615
 
 
 @pytest.mark.parametrize(

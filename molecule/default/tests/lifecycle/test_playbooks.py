@@ -20,8 +20,28 @@ from experiment.phases import assert_lossless, play, wait_for
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_status_tells_of_the_fleet(host: Any, only_one: None) -> None:
-    wait_for(lambda: "2 ok" in play("status").text, 60)
+def test_status_tells_of_the_fleet(host: Any, only_one: None, tmp_path: Path) -> None:
+    """And of a device that there is none of, which looks like one that is off."""
+    off, page = tmp_path / "off.yml", tmp_path / "status.html"
+    off.write_text("edge_devices: {hosts: {edge99: {ansible_host: 10.83.0.99}}}")
+    variables = {"status_page": str(page)}
+
+    def told() -> bool:
+        done = play("status", variables=variables, options=(f"--inventory={off}",))
+        assert done.code == 0, done.text
+        assert "changed=0" in done.text
+        return "1 unreachable, 2 ok" in done.text
+
+    wait_for(told, 60)
+    data = json.loads(page.with_suffix(".json").read_text())
+    assert data["counts"] == {"unreachable": 1, "ok": 2}
+    found = {one["device"]: (one["level"], one["litestream"]) for one in data["devices"]}
+    assert found == {
+        "edge01": ("ok", "0.5.17"),
+        "edge02": ("ok", "0.5.17"),
+        "edge99": ("unreachable", None),
+    }
+    assert all(name in page.read_text() for name in found)
 
 
 def test_installed_collection_finds_nothing_to_change(only_one: None, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +76,14 @@ def test_a_second_run_changes_nothing(aws: Aws, playbook: Playbook, enrolled: Pl
     assert len(re.findall(r"edge0[12] : ok=\d+ changed=0 unreachable=0 failed=0", done.text)) == 2, done.text
     assert {name: aws.certificates(name) for name in before} == before
     assert len(aws.iot.list_certificates()["certificates"]) == 2
+
+
+def test_the_bucket_alone_tells_how_new_the_replicas_are(
+    playbook: Playbook, enrolled: Played, tmp_path: Path
+) -> None:
+    told = tmp_path / "points.json"
+    done = playbook("recovery_points", f"--extra-vars=recovery_points_file={told}")
+    assert done.code == 0, done.text
+    points = json.loads(told.read_text())["points"]
+    assert {point["thing"]: point["late"] for point in points} == {"edge01": False, "edge02": False}
+    assert all(point["txid"] > 1 for point in points), "by objects of Litestream's own"

@@ -34,7 +34,7 @@ def test_every_device_is_a_line() -> None:
     lines = status_table(
         {
             "edge01": answer(),
-            "edge02": answer(level="failed", problems=["no credentials", "clock"], last_rotation=None),
+            "edge02": answer(level="critical", problems=["no credentials", "clock"], last_rotation=None),
             "edge03": {"unreachable": True, "msg": "no route"},
             "edge04": {"stdout": "", "rc": 127},
             "edge05": {},
@@ -43,10 +43,10 @@ def test_every_device_is_a_line() -> None:
     head = ["device", "status", "mode", "credentials", "last rotation", "replica", "problems"]
     assert cells(lines[0]) == head
     assert cells(lines[1]) == ["edge01", "ok", "process", "42 s", "2026-11-22T10:00:00Z", "8 s", ""]
-    assert cells(lines[2]) == ["edge02", "failed", "process", "42 s", "-", "8 s", "no credentials; clock"]
-    assert cells(lines[3]) == ["edge03", "unreachable", "-", "-", "-", "-", ""]
+    assert cells(lines[2]) == ["edge02", "critical", "process", "42 s", "-", "8 s", "no credentials; clock"]
+    assert cells(lines[3]) == ["edge03", "unreachable", "-", "-", "-", "-", "no route"]
     assert cells(lines[4])[1] == cells(lines[5])[1] == "no answer"
-    assert lines[-1] == "1 failed, 2 no answer, 1 ok, 1 unreachable"
+    assert lines[-1] == "1 critical, 1 unreachable, 2 no answer, 1 ok"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_every_device_is_a_line() -> None:
     [
         ({"databases": {}}, "-"),
         ({"databases": {"/a.db": {"age_s": None}, "/b.db": {"age_s": 3}}}, "never"),
-        ({"databases": {"/a.db": {"age_s": "x"}, "/b.db": {"age_s": 3}}}, "-"),
+        ({"databases": {"/a.db": {"age_s": "x"}, "/b.db": {"age_s": 3}}}, "3 s"),
         (None, "-"),
         ([], "-"),
     ],
