@@ -146,7 +146,7 @@ def test_what_takes_too_much_ends(made: Callable[..., Path], expression: str) ->
         database.execute("PRAGMA writable_schema=ON")
         database.execute("UPDATE sqlite_master SET sql = ?", (f"CREATE TABLE t(a, b AS ({expression}))",))
     # All of it would be two minutes, and this waits for one.
-    done = program(SOURCE, {"act": "check", "path": str(path), "seconds": 2})
+    done = program(SOURCE, {"act": "check", "path": str(path), "seconds": 1})
     if done.returncode == 0:
         assert json.loads(done.stdout)["failed"]
     else:
