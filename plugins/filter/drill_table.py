@@ -10,7 +10,7 @@ short_description: A table of restore drills, one line per database
 version_added: 2.0.0
 description:
   - Takes what M(edge_litestream.appliance.litestream_drill) returned for each device. A device for which
-    there is nothing is a line, too. The last line counts.
+    there is nothing is a line, too. The last line counts. What was only looked at has a hyphen.
   - The columns are thing, database, restored, rows, recovery point (seconds), recovery time (seconds),
     compared, problem.
   - Control characters become question marks.
@@ -53,7 +53,7 @@ def _rows(device: str, drilled: dict[str, Any]) -> list[list[str]]:
         [
             record["thing"],
             record["database"],
-            "yes" if record["ok"] else "no",
+            ("yes" if record["restored"] else "-") if record["ok"] else "no",
             "-" if record["rows"] is None else record["rows"],
             "-" if record["point_age_s"] is None else f"{record['point_age_s']} s",
             "-" if record["recovery_s"] is None else f"{record['recovery_s']} s",

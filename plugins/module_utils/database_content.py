@@ -228,7 +228,7 @@ def main() -> None:
     except (sqlite3.Error, ContentError, OSError, ValueError) as error:
         said = isinstance(error, sqlite3.Error)
         told = {"failed": f"SQLite says: {plain(error)}" if said else plain(error)}
-    print(json.dumps(told))
+    sys.stdout.write(json.dumps(told))
 
 
 if __name__ == "__main__":

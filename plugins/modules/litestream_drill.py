@@ -431,7 +431,7 @@ def drill(module: AnsibleModule) -> dict[str, Any]:
     if params["ca_file"]:
         os.environ["AWS_CA_BUNDLE"] = params["ca_file"]
     # Ansible ends a task by it: what was restored has to go.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         known = databases(module)
     except TooMuchError:

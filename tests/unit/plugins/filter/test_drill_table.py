@@ -8,6 +8,7 @@ RECORD = {
     "thing": "edge-0001",
     "database": "/var/lib/app.db",
     "ok": True,
+    "restored": True,
     "rows": 12,
     "point_age_s": 3,
     "recovery_s": 1.25,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -246,6 +247,20 @@ def test_what_an_interrupted_run_left_is_gone(run: Run, bucket: Bucket) -> None:
     with (bucket.top / "scratch" / f"drill-{THING}.lock").open("w") as lock:
         drill.fcntl.flock(lock, drill.fcntl.LOCK_EX)
         assert "another drill of edge-0001 is under way here" in run(**bucket.asked())["msg"]
+
+
+def test_nothing_is_left_of_a_run_that_is_ended(run: Run, bucket: Bucket) -> None:
+    """As Ansible ends it where somebody presses Ctrl-C, or a job is stopped."""
+    bucket.fill("app.db", *ROWS)
+    program = bucket.top / "litestream"
+    program.write_text("#!/bin/sh\nkill -TERM $PPID\nsleep 60\n")
+    program.chmod(0o755)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(**bucket.asked(program=str(program), timeout=5))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_litestream_has_the_credentials_by_its_environment_alone(
