@@ -1,6 +1,7 @@
 """Virtual machines of the lab: what QEMU is told, what is found and ended, what a host gets back."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def test_an_image_is_made_from_the_mirrors_that_a_machine_names(
         return ""
 
     monkeypatch.setattr(image, "run", mmdebstrap)
-    monkeypatch.setattr("lab.image.shutil.which", Mock(return_value="mmdebstrap"))
+    monkeypatch.setattr(shutil, "which", Mock(return_value="mmdebstrap"))
     made = {image.machine_image(paths.images, replace(BOARD, mirrors=chosen)) for chosen in ((), (mirror,))}
     assert len(made) == 2
     assert [mirror in words for words in asked] == [False, True]
