@@ -90,22 +90,20 @@ requests:
 
 import datetime
 import json
-import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import aws
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.s3_replicas import (
+    MAX_REQUESTS,
+    Newest,
+    Prefix,
+    TooMuchError,
+)
 from ansible_collections.edge_litestream.appliance.plugins.module_utils.written import replace
 
 THREADS = 16
-MAX_REQUESTS = 250  # for one thing; what lies below its prefix is the device's choice
-MAX_DEPTH = 5  # folders between a thing's prefix and a database
-LEVEL = re.compile(r"[0-9a-f]{4}/")
-LTX = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx")
-SNAPSHOTS = "0009/"
-GENERATIONS = "generations/"
 LABEL_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 METRICS = {
     "edge_recovery_point_updated_timestamp_seconds": "When the bucket was looked at.",
@@ -113,106 +111,6 @@ METRICS = {
     "edge_recovery_point_max_age_seconds": "So old the recovery points of a thing may be.",
     "edge_recovery_point_timestamp_seconds": "When the newest transaction of a database came to S3.",
 }
-
-
-class TooMuchError(Exception):
-    """What lies below a prefix takes more requests than anything of Litestream's."""
-
-
-class Newest(NamedTuple):
-    """The newest transaction of a database, when S3 took it, and the lowest one in the same object."""
-
-    txid: int
-    time: datetime.datetime
-    start: int = 0
-
-
-class Prefix:
-    """What lies below a thing's prefix."""
-
-    def __init__(self, client: Any, bucket: str) -> None:
-        self.client, self.bucket, self.requests = client, bucket, 0
-
-    def pages(self, prefix: str, after: str = "", **more: str) -> Iterator[dict[str, Any]]:
-        """List what is below a prefix and after a name; each page is a request."""
-        asked = {"Bucket": self.bucket, "Prefix": prefix, **more}
-        if after:
-            asked["StartAfter"] = prefix + after
-        while True:
-            self.requests += 1
-            if self.requests > MAX_REQUESTS:
-                raise TooMuchError
-            page = self.client.list_objects_v2(**asked)
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            asked["ContinuationToken"] = page["NextContinuationToken"]
-
-    def folders(self, prefix: str) -> list[str]:
-        """Names of the folders below a prefix, each with its slash."""
-        pages = self.pages(prefix, Delimiter="/")
-        return [
-            found["Prefix"].removeprefix(prefix) for page in pages for found in page.get("CommonPrefixes", [])
-        ]
-
-    def databases(self, prefix: str, depth: int = MAX_DEPTH) -> Iterator[tuple[str, list[str]]]:
-        """Find the prefixes that hold what Litestream writes, and the folders of each."""
-        folders = self.folders(prefix)
-        own = [name for name in folders if LEVEL.fullmatch(name) or name == GENERATIONS]
-        if own:
-            yield prefix, own
-        if depth:
-            for name in sorted(set(folders) - set(own)):
-                yield from self.databases(prefix + name, depth - 1)
-
-    def newest(self, prefix: str, folders: list[str]) -> Newest | None:
-        """Find the newest transaction of a database; None where nothing can be restored."""
-        found = [self.newest_ltx(prefix, [name for name in folders if name != GENERATIONS])]
-        # What Litestream 0.3 left stays there after an upgrade.
-        if GENERATIONS in folders:
-            found += [
-                self.newest_wal(prefix + GENERATIONS + name) for name in self.folders(prefix + GENERATIONS)
-            ]
-        return max((each for each in found if each), key=lambda each: each.time, default=None)
-
-    def newest_ltx(self, prefix: str, levels: list[str]) -> Newest | None:
-        """Find the newest object of Litestream 0.5: in the lowest level, or from the highest downwards."""
-        if "0000/" in levels:
-            page = next(self.pages(prefix + "0000/"))
-            if not page.get("IsTruncated") and (newest := self.latest(page, None)):
-                return newest
-        newest = None
-        # A level's newest object tells where in the level below it those begin that it was made of.
-        for level in sorted(set(levels) - {SNAPSHOTS}, reverse=True):
-            for page in self.pages(prefix + level, f"{newest.start:016x}" if newest else ""):
-                newest = self.latest(page, newest)
-        if newest is None and SNAPSHOTS in levels:
-            for page in self.pages(prefix + SNAPSHOTS):
-                newest = self.latest(page, newest)
-        return newest
-
-    @staticmethod
-    def latest(page: dict[str, Any], newest: Newest | None) -> Newest | None:
-        """Return the newest of a page's objects and another one; of one transaction the last given."""
-        for found in page.get("Contents", []):
-            if name := LTX.fullmatch(found["Key"].rpartition("/")[2]):
-                start, txid = (int(part, 16) for part in name.groups())
-                if newest is None or txid >= newest.txid:
-                    newest = Newest(txid, found["LastModified"], start)
-        return newest
-
-    def newest_wal(self, generation: str) -> Newest | None:
-        """Find the newest object of a generation of Litestream 0.3: a segment, or else a snapshot."""
-        for folder in ("wal/", "snapshots/"):
-            times = [
-                found["LastModified"]
-                for page in self.pages(generation + folder)
-                for found in page.get("Contents", [])
-                if found["Key"].endswith(".lz4")
-            ]
-            if times:
-                return Newest(0, max(times))
-        return None
 
 
 def look(client: Any, thing: dict[str, Any], now: datetime.datetime) -> tuple[list[dict[str, Any]], int]:

@@ -103,6 +103,15 @@ def test_a_role_is_told_everywhere_what_site_tells_it(playbook: str) -> None:
     assert {name for name in told if name.startswith("device_identity_")} == identity != set()
 
 
+def test_a_drill_tells_litestream_what_site_tells_it() -> None:
+    play = load(ROOT / "playbooks/drill.yml")[1]
+    (block,) = [task["block"] for task in play["tasks"] if "block" in task]
+    told = {name: value for name, value in block[0]["vars"].items() if name.startswith("litestream_")}
+    by_site = wired("site")
+    assert told == {name: by_site[name] for name in told}
+    assert "litestream_databases" in told
+
+
 def test_inventories_have_the_same_shape() -> None:
     lab = load(ROOT / "inventory/lab/group_vars/edge_devices.yml")
     production = load(ROOT / "inventory/production.example/group_vars/edge_devices.yml")

@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import s3_replicas
 from ansible_collections.edge_litestream.appliance.plugins.modules import s3_recovery_points
 from moto import mock_aws
 from moto.s3.models import s3_backends
@@ -128,6 +129,7 @@ def test_a_prefix_without_anything_and_one_of_something_else(run: Run, s3: Any) 
 def test_a_device_that_fills_its_prefix_holds_nobody_up(
     run: Run, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(s3_replicas, "MAX_REQUESTS", 20)
     monkeypatch.setattr(s3_recovery_points, "MAX_REQUESTS", 20)
     put(s3, *(f"evil/{number:03}/x" for number in range(30)))
     put(s3, "edge01/app.db/" + ltx(0, 1, 1))
