@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
+
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import device_status
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.device_status import plain
 
 LEVELS = ("critical", "unreachable", "no answer", "unknown", "warning", "ok")  # the worst first
-MAX_ANSWER = 1048576  # characters; a device with a thousand databases says a fifth of that
-MAX_TEXT = 300  # characters
 MAX_PROBLEMS = 20
-MAX_NUMBER = 1e11  # s; more than 3,000 years
+MAX_WORDS = 40  # of what Ansible says
 
 # What should be as the inventory says, by this variable, or else the same on all devices.
 SAME = {
@@ -26,65 +25,33 @@ SAME = {
 }
 
 
-def text(value: Any) -> str | None:
-    """Return a text without control characters, not too long; None where it is none."""
-    if not isinstance(value, str) or not value:
-        return None
-    cut = value[:MAX_TEXT]
-    return "".join(sign if sign.isprintable() else "?" for sign in cut) + ("…" if value != cut else "")
-
-
-def number(value: Any) -> float | None:
-    """Return a number that can be an amount of seconds; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -MAX_NUMBER < value < MAX_NUMBER:
-        return None
-    return float(value)
-
-
-def below(told: Any, *names: str) -> Any:
-    """Return what is found by these names, one in another; None where it is missing."""
-    for name in names:
-        told = told.get(name) if isinstance(told, dict) else None
-    return told
-
-
-def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
-
-
 def _load(answer: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return what a rotator said, or why it cannot be understood."""
     stdout = answer.get("stdout")
     if not isinstance(stdout, str) or not stdout.strip():
-        said = text(" ".join(str(answer.get("stderr") or answer.get("msg") or "").split()[:40]))
+        said = _words(answer.get("stderr") or answer.get("msg"))
         return {}, said or "edge-rotator status printed nothing"
-    if len(stdout) > MAX_ANSWER:
-        return {}, f"the answer has more than {MAX_ANSWER} characters"
     try:
-        told = json.loads(stdout, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict) or told.get("level") not in LEVELS[-3:] + LEVELS[:1]:
-        return {}, "the answer is none of edge-rotator's"
-    return told, ""
+        return device_status.parse(stdout), ""
+    except ValueError as error:
+        return {}, str(error)
 
 
-def _replica(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the replica's age: of the database that was replicated longest ago; infinite, never."""
-    databases = below(told, "replication", "databases")
-    ages = []
-    for each in databases.values() if isinstance(databases, dict) else []:
-        age = below(each, "age_s")
-        if age is None and isinstance(each, dict):
-            ages.append(math.inf)
-        elif (seconds := number(age)) is not None:
-            ages.append(seconds)
-    oldest = max(ages, default=None)
+def _words(said: Any) -> str:
+    words: str = plain(" ".join(str(said or "").split()[:MAX_WORDS]))
+    return words
+
+
+def _replica(replication: dict[str, Any]) -> dict[str, Any]:
+    """Return the replica's age: of the database that was replicated longest ago."""
+    ages = [database["age_s"] for database in replication["databases"].values()]
+    known = [age for age in ages if age is not None]
+    never = len(known) < len(ages)
     return {
         "databases": len(ages),
-        "replica_age_s": None if oldest is None or math.isinf(oldest) else oldest,
-        "never_replicated": oldest == math.inf,
-        "replica_limit_s": number(below(told, "replication", "limit_s")),
+        "replica_age_s": max(known, default=None) if not never else None,
+        "never_replicated": never,
+        "replica_limit_s": replication["limit_s"],
     }
 
 
@@ -92,29 +59,27 @@ def read(device: str, answer: Any) -> dict[str, Any]:
     """Read the registered result of one device's command; None stands for what the device does not tell."""
     answer = answer if isinstance(answer, dict) else {}
     told, why = _load(answer)
-    problems = told.get("problems")
-    found = [text(each) for each in problems[:MAX_PROBLEMS]] if isinstance(problems, list) else []
-    current = below(told, "last_error", "current") is True
     level = told.get("level", "no answer")
+    rotator = told.get("version") or ("older" if told else None)  # it says so since 2.0.0
     if answer.get("unreachable"):
-        level, why = "unreachable", text(" ".join(str(answer.get("msg") or "").split()[:40])) or ""
+        level, why = "unreachable", _words(answer.get("msg"))
+    told = told or device_status.nothing()
     return {
-        "device": text(device),
-        "thing": text(told.get("thing")),
+        "device": plain(device),
+        "thing": told["thing"],
         "level": level,
-        "problems": [each for each in [*found, why] if each],
-        "fix": text(below(told, "last_error", "fix")) if current else None,
-        "credentials_s": number(below(told, "credentials", "remaining_s")),
-        "certificate_s": number(below(told, "certificate", "remaining_s")),
-        "last_rotation": text(told.get("last_rotation")),
-        **_replica(told),
-        # It says so since 2.0.0.
-        "rotator": text(told.get("version")) or ("older" if told else None),
-        "litestream": text(below(told, "replication", "version")),
-        "mode": text(told.get("mode")),
-        "backend": text(below(told, "token", "backend")),
-        "endpoint": text(told.get("endpoint")),
-        "role_alias": text(told.get("role_alias")),
+        "problems": [each for each in [*told["problems"][:MAX_PROBLEMS], why] if each],
+        "fix": told["last_error"]["fix"] if told["last_error"]["current"] else None,
+        "credentials_s": told["credentials"]["remaining_s"],
+        "certificate_s": told["certificate"]["remaining_s"],
+        "last_rotation": told["last_rotation"],
+        **_replica(told["replication"]),
+        "rotator": rotator,
+        "litestream": told["replication"]["version"],
+        "mode": told["mode"],
+        "backend": told["token"]["backend"],
+        "endpoint": told["endpoint"],
+        "role_alias": told["role_alias"],
     }
 
 
