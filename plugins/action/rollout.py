@@ -32,6 +32,8 @@ class ActionModule(ActionBase):
                 "rings": {"type": "list", "elements": "dict"},
                 "soak": {"type": "int"},
                 "named": {"type": "dict"},
+                "fleet": {"type": "list", "elements": "str", "default": []},
+                "mends": {"type": "bool", "default": False},
                 "ring": {"type": "dict"},
                 "before": {"type": "dict"},
                 "failures": {"type": "dict", "default": {}},
@@ -57,15 +59,19 @@ class ActionModule(ActionBase):
 def planned(args: dict[str, Any], report: Report) -> dict[str, Any]:
     """Deal the devices to the rings."""
     named = {device: str(name or "") for device, name in args["named"].items()}
-    reachable = {
-        device for device, answer in args["answers"].items() if rollout.seen(answer)["level"] != "unreachable"
-    }
+    levels = {device: rollout.seen(args["answers"].get(device))["level"] for device in named}
+    reachable = {device for device, level in levels.items() if level != "unreachable"}
+    if not reachable:
+        raise RingError("no device answers, so none was changed: see the connection, docs/reach.md")
     rings = rollout.rings_of(args["rings"], args["soak"])
-    dealt = rollout.deal(rings, named, reachable)
+    dealt = rollout.deal(rings, named, levels)
     report.content.update(stopped=None, rings={})
+    for device in report.devices.keys() - args["fleet"] if args["fleet"] else []:
+        del report.devices[device]
     for ring in rings:
         ring["devices"] = dealt.pop(ring["name"])
         # Whether somebody is next who would be changed on this ring's word.
+        ring["answered"] = bool(reachable.intersection(ring["devices"]))
         ring["followed"] = any(reachable.intersection(devices) for devices in dealt.values())
         for device in ring["devices"]:
             if report.devices.get(device, {}).get("verdict") in rollout.TOUCHED:
@@ -86,17 +92,17 @@ def begun(args: dict[str, Any], report: Report) -> dict[str, Any]:
     for device in ring["devices"]:
         now = rollout.seen(args["answers"].get(device))
         if now["level"] != "unreachable":
-            before[device] = report.baseline(device, now)
+            before[device] = {**report.baseline(device, now), "mended": args["mends"]}
             report.note(device, "begun", rollout.BEGUN, ring=ring["name"], before=before[device], after=None)
         elif report.devices.get(device, {}).get("verdict") in rollout.TOUCHED:
             report.note(device, "vanished", SILENT, ring=ring["name"])
         else:
             report.note(device, "off", OFF, ring=ring["name"])
     lines = [report.line(device) for device in ring["devices"] if device not in before]
-    if before or not ring["followed"]:
+    if before or not (ring["followed"] or ring["answered"]):
         return {"before": before, "lines": lines}
     report.content["stopped"] = (
-        f"no device of ring {ring['name']} answers, so nothing would be known when the next ring begins: "
+        f"no device of ring {ring['name']} answers, so nothing would be known of the change: "
         f"give another device this ring (rollout_ring), or leave it out, --limit 'all:!{ring['devices'][0]}'"
     )
     return {"failed": True, "msg": [report.content["stopped"], *lines]}
@@ -112,7 +118,7 @@ def judged(args: dict[str, Any], report: Report) -> dict[str, Any]:
         if failure:
             found = "failed", plain(" ".join(str(failure).split()))
         elif after is None:
-            found = "vanished", "the connection to it was lost during its change"
+            found = "vanished", "the connection to it, or to the host that builds for it, was lost"
         else:
             found = rollout.verdict(was, after, args["age"])
         report.note(device, *found, ring=ring["name"], before=was, after=after)
@@ -138,6 +144,8 @@ def ended(args: dict[str, Any], report: Report) -> dict[str, Any]:
     left = [report.line(device) for device in devices if device in report.left]
     lines = [f"the roll-out has ended: {counts}", *left, *how(report)]
     failed = any(each in rollout.BAD for each in verdicts)
+    if not failed and not any(each in rollout.DONE for each in verdicts):
+        return {"failed": True, "msg": ["no device was changed", *lines]}
     return {"failed": True, "msg": lines} if failed else {"lines": lines}
 
 

@@ -57,6 +57,15 @@ options:
   named:
     description: Every device, with the name of its ring or nothing.
     type: dict
+  fleet:
+    description: Every device of the inventory. The report forgets others; empty forgets none.
+    type: list
+    elements: str
+    default: []
+  mends:
+    description: For V(begun), whether the change is to make devices well, so that one that is not is worse.
+    type: bool
+    default: false
   ring:
     description: One of the rings that V(planned) returned.
     type: dict
@@ -93,7 +102,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rings:
-  description: The rings that have devices, each with C(devices), and C(followed) where others come after it.
+  description:
+    - The rings that have devices, each with C(devices), C(answered) where one of them does, and
+      C(followed) where others come after it.
   returned: state is V(planned)
   type: list
   elements: dict

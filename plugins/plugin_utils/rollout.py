@@ -30,6 +30,7 @@ NAMED = 3  # databases in a reason
 KEYS = {"name", "size", "soak", "tolerate"}
 
 # A number of its own in a problem's text, as the seconds that a clock is off: it changes from look to look.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?")
 _NUMBER = re.compile(r"(?<![\w./-])[-+]?\d+(\.\d+)?(?![\w/-])")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,60}")
 
@@ -85,11 +86,11 @@ def rings_of(wanted: Any, soak: Any) -> list[dict[str, Any]]:
     return rings
 
 
-def deal(rings: list[dict[str, Any]], named: dict[str, str], reachable: set[str]) -> dict[str, list[str]]:
+def deal(rings: list[dict[str, Any]], named: dict[str, str], levels: dict[str, str]) -> dict[str, list[str]]:
     """Return the devices of each ring, all of them by rings' names, in order of the inventory.
 
     `named` has every device, with the ring that its variable names, or nothing. Those are dealt to the rings
-    that have a size, the reachable ones first, and the last ring takes the rest. Raises RingError.
+    that have a size, by their `levels` the best first, and the last ring takes the rest. Raises RingError.
     """
     known = [ring["name"] for ring in rings]
     for device, name in named.items():
@@ -100,8 +101,8 @@ def deal(rings: list[dict[str, Any]], named: dict[str, str], reachable: set[str]
             )
     dealt: dict[str, list[str]] = {name: [] for name in known}
     unnamed = [device for device, name in named.items() if not name]
-    # The ones that answer first: a ring of devices that are off would prove nothing.
-    unnamed.sort(key=lambda device: device not in reachable)
+    # The ones that are well first: a ring of devices that are off, or ill already, would prove nothing.
+    unnamed.sort(key=lambda device: RANKS[levels[device]])
     for ring in rings:
         dealt[ring["name"]] += [device for device, name in named.items() if name == ring["name"]]
         if ring["size"] is not None and unnamed:
@@ -142,8 +143,8 @@ def seen(answer: Any) -> dict[str, Any]:
 
 
 def kind(problem: str) -> str:
-    """Return a problem without the numbers that change from look to look."""
-    return _NUMBER.sub("N", problem)
+    """Return a problem without the times and numbers that change from look to look."""
+    return _NUMBER.sub("N", _TIME.sub("T", problem))
 
 
 def verdict(before: dict[str, Any], after: dict[str, Any], age: float | None = None) -> tuple[str, str]:
@@ -156,10 +157,13 @@ def verdict(before: dict[str, Any], after: dict[str, Any], age: float | None = N
         return "vanished", "it answered before its change, and does not any more"
     said = "; ".join(after["problems"])
     least, now = RANKS[before["level"]], RANKS[after["level"]]
+    if before.get("mended") and now > RANKS["warning"]:
+        return "worse", f"it is {after['level']}, and was to be made well: {said}"
     if before["level"] == "silent":
         # Nothing was known: a warning is no reason to stop, as after site.yml.
         if now > RANKS["warning"]:
-            return "worse", f"it is {after['level']}: {said}"
+            still = after["level"] == "silent"
+            return ("same" if still else "worse"), f"it is {after['level']}{' as before' * still}: {said}"
     else:
         if now > least:
             return "worse", f"it was {before['level']} and is {after['level']}: {said}"
@@ -227,11 +231,12 @@ class Report:
     def baseline(self, device: str, now: dict[str, Any]) -> dict[str, Any]:
         """Return what a device is compared with: what it was before its change began, in whichever run.
 
-        Else the next run would take for normal what this one broke.
+        Else the next run would take for normal what this one broke. One that is well again is as it is now.
         """
         known = self.devices.get(device, {})
         before: dict[str, Any] | None = known.get("before")
-        return before if before and known["verdict"] in TOUCHED else now
+        broken = before and known["verdict"] in TOUCHED and verdict(before, now)[0] not in DONE
+        return before if before and broken else now
 
     def line(self, device: str) -> str:
         """Return one line on a device, for people."""

@@ -13,7 +13,7 @@ from ansible_collections.edge_litestream.appliance.plugins.action.rollout import
     judged,
     planned,
 )
-from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.rollout import Report
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.rollout import Report, RingError
 
 OFF: dict[str, Any] = {"unreachable": True}
 
@@ -33,7 +33,10 @@ class Fleet:
 
     def step(self, step: Any, **args: Any) -> dict[str, Any]:
         report = Report(self.path)
-        result: dict[str, Any] = step({"answers": self.answers, "age": None, "failures": {}, **args}, report)
+        result: dict[str, Any] = step(
+            {"answers": self.answers, "age": None, "failures": {}, "fleet": [], "mends": False, **args},
+            report,
+        )
         report.write()
         return result
 
@@ -83,8 +86,13 @@ def test_all_is_well(fleet: Fleet) -> None:
         ({"edge1": answer("critical", "no valid credentials")}, {}, "worse", "no valid credentials"),
         ({"edge1": OFF}, {}, "vanished", "does not any more"),
         # Ansible has dropped it, and has no second answer of it.
-        ({"edge1": {}}, {}, "vanished", "lost during its change"),
-        ({"edge1": {"skipped": True}}, {}, "vanished", "lost during its change"),
+        ({"edge1": {}}, {}, "vanished", "the host that builds for it, was lost"),
+        (
+            {"edge1": {"skipped": True}},
+            {},
+            "vanished",
+            "the host that builds for it, was lost",
+        ),
         (
             {"edge1": {}},
             {"edge1": "Restart: it\n\x1b[2Jdoes not start"},
@@ -142,9 +150,6 @@ def test_a_ring_that_is_off_stops_it_where_another_comes(fleet: Fleet) -> None:
     assert result["failed"]
     assert "no device of ring early answers" in result["msg"][0]
     assert fleet.verdicts == ["off", "off", "off", "waiting"]
-    fleet.answers["edge4"] = OFF
-    fleet.plan()
-    assert "failed" not in fleet.begin()
 
 
 def test_the_next_run_does_not_take_for_normal_what_the_last_one_broke(fleet: Fleet) -> None:
@@ -177,3 +182,50 @@ def test_a_run_for_one_device_keeps_who_else_is_left(fleet: Fleet) -> None:
     fleet.begin()
     fleet.judge(fleet.answers)
     assert fleet.left == ["edge2", "edge3", "edge4"]
+
+
+def test_where_nobody_answers_nothing_is_called_done(fleet: Fleet) -> None:
+    fleet.answers = dict.fromkeys(fleet.answers, OFF)
+    with pytest.raises(RingError, match="no device answers, so none was changed"):
+        fleet.plan()
+
+
+def test_a_last_ring_that_vanished_before_its_change_is_told(fleet: Fleet) -> None:
+    fleet.plan()
+    fleet.answers["edge4"] = OFF
+    found = fleet.begin(1)
+    assert found["failed"]
+    assert "no device of ring late answers" in found["msg"][0]
+
+
+def test_a_run_that_changed_nobody_fails(fleet: Fleet) -> None:
+    fleet.plan()
+    end = fleet.step(ended, rings=fleet.rings)
+    assert end["failed"]
+    assert end["msg"][0] == "no device was changed"
+
+
+def test_a_rollback_that_makes_nobody_well_is_told(fleet: Fleet) -> None:
+    fleet.answers["edge2"] = answer("critical", "no valid credentials")
+    fleet.plan()
+    fleet.before = fleet.step(begun, ring=fleet.rings[0], mends=True)["before"]
+    assert fleet.judge(fleet.answers)["bad"] == ["edge2"]
+
+
+def test_what_was_before_is_forgotten_when_a_device_is_well_again(fleet: Fleet) -> None:
+    fleet.answers["edge1"] = answer("critical", "no valid credentials")
+    fleet.plan()
+    fleet.begin()
+    assert fleet.judge({**fleet.answers, "edge1": OFF})["failed"]
+    fleet.answers["edge1"] = answer()
+    fleet.plan()
+    fleet.begin()
+    assert fleet.before["edge1"]["level"] == "ok", "three months later"
+
+
+def test_a_device_that_left_the_inventory_is_left_no_more(fleet: Fleet) -> None:
+    fleet.plan()
+    fleet.begin()
+    named = dict.fromkeys(["edge2", "edge3"], "")
+    fleet.step(planned, rings=[{"name": "all"}], soak=0, named=named, fleet=["edge2", "edge3"])
+    assert fleet.left == ["edge2", "edge3"]

@@ -65,6 +65,12 @@ def test_what_a_look_tells() -> None:
         ),
         # One problem whose number goes on, and two that differ by a number in a path.
         (look("warning", "the clock was +9 s off"), look("warning", "the clock was -12 s off"), "same", ""),
+        (
+            look("warning", "it says 2026-11-24T10:00:00Z"),
+            look("warning", "it says 2026-11-24T11:23:45Z"),
+            "same",
+            "",
+        ),
         (look("warning", "in /a: 3.5 MiB left"), look("warning", "in /a: 12.0 MiB left"), "same", ""),
         (look("warning", "/srv/1.db is gone"), look("warning", "/srv/2.db is gone"), "worse", "/srv/2.db"),
         (look(), UNREACHABLE, "vanished", "does not any more"),
@@ -72,7 +78,9 @@ def test_what_a_look_tells() -> None:
         # A device that had no rotator before.
         (SILENT, look("warning", CERTIFICATE), "better", "litestream none -> 0.5.17"),
         (SILENT, look("critical", "a"), "worse", "it is critical: a"),
-        (SILENT, SILENT, "worse", "it is silent"),
+        (SILENT, SILENT, "same", "it is silent as before"),
+        ({**look("critical", "a"), "mended": True}, look("critical", "a"), "worse", "was to be made well: a"),
+        ({**look("critical", "a"), "mended": True}, look("warning", "a"), "better", ""),
         # Litestream runs, and what was replicated before is not yet again.
         (look(ages={"/a.db": 1}), look(ages={"/a.db": None}), "worse", "since Litestream started: /a.db"),
         (look(ages={}), look(ages={"/a.db": None}), "worse", "/a.db"),
@@ -103,24 +111,26 @@ RINGS = rollout.rings_of(
 
 
 def test_devices_without_a_ring_are_dealt_out() -> None:
-    dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES, ""), set(DEVICES))
+    dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES, ""), dict.fromkeys(DEVICES, "ok"))
     assert dealt == {"first": DEVICES[:1], "tenth": DEVICES[1:3], "rest": DEVICES[3:]}
 
 
 def test_a_ring_with_a_size_has_a_device_in_a_small_fleet() -> None:
-    dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES[:4], ""), set(DEVICES))
+    dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES[:4], ""), dict.fromkeys(DEVICES, "ok"))
     assert dealt == {"first": DEVICES[:1], "tenth": DEVICES[1:2], "rest": DEVICES[2:4]}
 
 
-def test_a_device_that_is_off_is_not_among_the_first() -> None:
-    dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES, ""), set(DEVICES[2:]))
+@pytest.mark.parametrize("level", ["unreachable", "silent", "critical", "warning"])
+def test_a_device_that_is_off_or_ill_is_not_among_the_first(level: str) -> None:
+    levels = {device: level if device in DEVICES[:2] else "ok" for device in DEVICES}
+    dealt = rollout.deal(RINGS, dict.fromkeys(DEVICES, ""), levels)
     assert dealt == {"first": DEVICES[2:3], "tenth": DEVICES[3:5], "rest": [*DEVICES[:2], *DEVICES[5:]]}
 
 
 def test_a_variable_names_the_ring() -> None:
     rings = rollout.rings_of([{"name": "canary"}, {"name": "early", "size": "50%"}, {"name": "rest"}], 0)
     named = {"edge01": "", "edge02": "canary", "edge03": "rest", "edge04": ""}
-    assert rollout.deal(rings, named, set(named)) == {
+    assert rollout.deal(rings, named, dict.fromkeys(named, "ok")) == {
         "canary": ["edge02"],
         "early": ["edge01", "edge04"],
         "rest": ["edge03"],
@@ -128,12 +138,16 @@ def test_a_variable_names_the_ring() -> None:
 
 
 def test_few_devices_fill_the_first_rings() -> None:
-    assert rollout.deal(RINGS, {"edge01": ""}, set()) == {"first": ["edge01"], "tenth": [], "rest": []}
+    assert rollout.deal(RINGS, {"edge01": ""}, {"edge01": "unreachable"}) == {
+        "first": ["edge01"],
+        "tenth": [],
+        "rest": [],
+    }
 
 
 def test_a_ring_that_is_none_is_refused() -> None:
     with pytest.raises(RingError, match=r"rollout_ring of edge01 is 'canary'.*\(first, tenth, rest\)"):
-        rollout.deal(RINGS, {"edge01": "canary"}, set())
+        rollout.deal(RINGS, {"edge01": "canary"}, {})
 
 
 @pytest.mark.parametrize(
