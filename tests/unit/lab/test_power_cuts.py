@@ -71,4 +71,7 @@ def test_the_writer_tells_each_row_once_it_is_there(tmp_path: Path) -> None:
         writer.kill()
     with sqlite3.connect(database) as look:
         there = [f"{number}|{at}" for number, at in look.execute("SELECT * FROM Sample")]
-    assert there[1:4] == told
+    # The application may have ended before its own first row.
+    first = there.index(told[0])
+    assert first <= 1
+    assert there[first : first + 3] == told
