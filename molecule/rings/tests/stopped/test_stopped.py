@@ -16,7 +16,10 @@ from lab.settings import paths
 
 pytestmark = pytest.mark.timeout(1200)
 CERTIFICATE = "/etc/edge-identity/device.crt"
-CHANGED = "edge_litestream.appliance.litestream : configure | Configuration and units are written"
+CHANGED = (
+    "edge_litestream.appliance.litestream : "
+    "configure | Configuration and units are written; those of another delivery or version are gone"
+)
 
 
 def soon_expired(device: str) -> None:
@@ -55,8 +58,13 @@ def stopped() -> Played:
 def test_it_stops_and_names_the_device_that_vanished(stopped: Played) -> None:
     assert stopped.code != 0
     assert "ring early stops the roll-out: of 1 devices 1 failed, vanished or are worse" in stopped.text
-    assert "edge02 early vanished the connection to it was lost during its change" in stopped.text
+    assert "edge02 early vanished the connection to it, or to the host that builds for it, was lost" in stopped.text
     assert f"--limit @{REPORT}" in stopped.text
+
+
+def test_tags_choose_what_is_changed(stopped: Played) -> None:
+    assert "edge_litestream.appliance.litestream : install" in stopped.text
+    assert "edge_litestream.appliance.pkcs11 : install" not in stopped.text
 
 
 def test_no_device_of_a_later_ring_is_touched(stopped: Played) -> None:
