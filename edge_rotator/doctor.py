@@ -301,9 +301,10 @@ def _isolated(check: Callable[[], str]) -> Verdict:
         return "failed", "internal_error", f"the check crashed (exit code {child.exitcode})"
     finally:
         # Never SIGKILL: a login in its middle has to end first. Its alarm bounds what does not obey.
-        child.terminate()
-        # Neither reaches one that is stopped, until it goes on.
         while child.is_alive():
+            # Again, for one that has just begun may still ignore what its parent did.
+            child.terminate()
+            # Neither reaches one that is stopped, until it goes on.
             os.kill(child.pid or 0, signal.SIGCONT)
             child.join(1)
         with suppress(ProcessLookupError):

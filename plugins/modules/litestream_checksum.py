@@ -81,6 +81,8 @@ from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestre
 )
 
 LIMIT = "--property=RuntimeMaxSec={}"
+# Behind the application, whose device it is.
+MODEST = ["--property=Nice=19", "--property=IOSchedulingClass=idle", "--property=MemoryMax=512M"]
 MARGIN_S = 30  # what starting the program may take on a slow device
 
 
@@ -88,7 +90,7 @@ def ask(unit: dict[str, list[str]], directory: str, request: dict[str, Any], sec
     """Have the program answer a question in its sandbox."""
     command = ["/usr/bin/python3", "-I", "-c", inspect.getsource(database_content)]
     # The program cannot be stopped from here, but systemd ends it.
-    prefix = [*transient(unit, directory, network=False), LIMIT.format(seconds + MARGIN_S)]
+    prefix = [*transient(unit, directory, network=False), *MODEST, LIMIT.format(seconds + MARGIN_S)]
     done = subprocess.run(
         [*prefix, *command], input=json.dumps(request), capture_output=True, text=True, check=False
     )

@@ -267,7 +267,8 @@ class Drill:
         with open(told, "w", encoding="utf-8") as file:
             # JSON is YAML.
             json.dump({**self.params["config"], "dbs": [database.entry]}, file)
-        command = [self.params["program"], "restore", "-config", told, "-o", output]
+        command = [self.params["program"], "restore", "-no-expand-env", "-config", told]
+        command += ["-o", output]
         command += ["-txid", txid] if txid else []
 
         def limit() -> None:
@@ -367,14 +368,18 @@ class Drill:
         if txid and not self.arrived(database, txid, newest):
             record["uncompared"] = f"transaction {txid} did not come to the bucket"
             txid = ""
+        # Without a transaction Litestream 0.5 also takes what looks like 0.3's, and opens the result itself.
+        if not newest.key and "replicas" not in database.entry:
+            raise DrillError("its newest backup is one of Litestream 0.3, which this device does not have")
+        exact = txid or (f"{newest.txid:016x}" if newest.key else "")
         start = time.monotonic()
         output = os.path.join(self.directory, "database")
-        self.restore(database, output, txid, most)
+        self.restore(database, output, exact, most)
         record["bytes"] = os.lstat(output).st_size
         record["restored"] = True
         found = self.examine(output)
         record["recovery_s"] = round(time.monotonic() - start, 2)
-        record["txid"] = txid or (f"{newest.txid:016x}" if newest.txid else "")
+        record["txid"] = exact
         record |= {name: found[name] for name in ("rows", "tables", "checksum")}
         if txid:
             record["compared"] = "equal" if found["checksum"] == checksum else "differs"

@@ -63,6 +63,7 @@ def application(
     monkeypatch.setattr(checksum, "unit_properties", lambda unit: {"User": ["litestream"]})
     monkeypatch.setattr(checksum, "transient", lambda unit, directory, network: ["env"])
     monkeypatch.setattr(checksum, "LIMIT", "LIMIT_S={}")
+    monkeypatch.setattr(checksum, "MODEST", [])
     path = tmp_path / "app.db"
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("PRAGMA journal_mode=WAL")
@@ -140,6 +141,7 @@ def test_what_cannot_be_read_is_told(
     monkeypatch.setattr(checksum, "unit_properties", lambda unit: {})
     monkeypatch.setattr(checksum, "transient", lambda unit, directory, network: ["env"])
     monkeypatch.setattr(checksum, "LIMIT", "LIMIT_S={}")
+    monkeypatch.setattr(checksum, "MODEST", [])
     databases = tmp_path / "databases"
     databases.mkdir()
     for name in ("a.db", "b.db", "c.txt"):

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,6 +153,17 @@ def test_no_backup_is_a_failure_and_the_others_are_tried(run: Run, bucket: Bucke
         f"{THING}: /var/lib/none.db: nothing can be restored: there is no backup below {THING}/none.db/"
     )
     assert [record["ok"] for record in bucket.kept()] == [False, True]
+
+
+def test_what_looks_like_an_older_litestreams_is_not_opened(run: Run, bucket: Bucket) -> None:
+    """Litestream would open it as a database, with the operator's credentials beside it."""
+    bucket.fill("app.db", *ROWS)
+    old = f"{THING}/app.db/generations/0123456789abcdef/snapshots/00000000.snapshot.lz4"
+    time.sleep(1.1)  # of what is as old as the other, that of 0.5 is the newest
+    bucket.s3.put_object(Bucket=BUCKET, Key=old, Body=b"from a device")
+    done = run(**bucket.asked())
+    assert done["failed"]
+    assert "its newest backup is one of Litestream 0.3, which this device does not have" in done["msg"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
