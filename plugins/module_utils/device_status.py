@@ -9,7 +9,7 @@ from typing import Any
 
 LEVELS = ("ok", "warning", "critical", "unknown")
 LARGEST = 4194304  # characters of an answer; 30,000 databases need them
-LONGEST = 300  # characters of a text; what is longer is cut
+LONGEST = 500  # characters of a text; what is longer is cut
 MOST = 100  # entries of a list
 HIGHEST = 1e12  # a number, in seconds 30,000 years
 

@@ -31,7 +31,7 @@ def test_rollback_makes_it_well_again() -> None:
 
 def test_litestream_03_is_refused_before_anything_changes() -> None:
     before = report()
-    variables = {"litestream_version": "0.3.13", "litestream_config": OLD_CONFIG}
+    variables = {"litestream_version": "0.3.13", "litestream_config": OLD_CONFIG, "edge_databases": {}}
     done = roll_out("upgrade", "--tags=litestream", "--limit=edge04", "--check", variables=variables)
     assert done.code != 0
     assert "Litestream 0.3 reads nothing of what 0.5 has replicated" in done.text

@@ -18,7 +18,7 @@ def said(**told: Any) -> dict[str, Any]:
 def told(answer: Any) -> dict[str, Any]:
     device: dict[str, Any]
     (device,) = fleet_status.fleet({"edge01": answer})
-    assert len(json.dumps(device, allow_nan=False)) < 10_000
+    assert len(json.dumps(device, allow_nan=False)) < 20_000
     return device
 
 
@@ -62,7 +62,7 @@ def test_a_database_that_was_never_replicated_is_told() -> None:
 def test_texts_are_cut_and_cannot_act_on_a_terminal() -> None:
     evil = "\x1b[2J\u2028\u202e\ud800" + "x" * 1_000
     device = told(said(problems=[evil] * 500, thing=evil))
-    assert device["problems"] == ["?[2J???" + "x" * 293] * fleet_status.MAX_PROBLEMS
+    assert device["problems"] == ["?[2J???" + "x" * 493] * fleet_status.MAX_PROBLEMS
     assert device["thing"] == device["problems"][0]
 
 
