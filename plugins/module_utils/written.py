@@ -19,6 +19,8 @@ def replace(path: str, content: str, mode: int) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(content)
             os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(made, path)
     except BaseException:
         os.unlink(made)

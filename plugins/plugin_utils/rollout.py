@@ -8,14 +8,13 @@ What is known of every device is kept in a report, so that a run that ends in an
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import device_status
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.written import replace
 
 # How a device stands, from best to worst: the rotator's levels, and two of those who do not tell.
 RANKS = {"ok": 0, "warning": 1, "critical": 2, "unknown": 2, "silent": 3, "unreachable": 4}
@@ -245,21 +244,8 @@ class Report:
 
     def write(self) -> None:
         """Write both files whole. The list is removed when nobody is left: an empty one would mean all."""
-        self._replace(self.file, json.dumps(self.content, indent=2, sort_keys=True) + "\n")
+        replace(str(self.file), json.dumps(self.content, indent=2, sort_keys=True) + "\n", 0o644)
         if self.left:
-            self._replace(self.list, "".join(f"{device}\n" for device in self.left))
+            replace(str(self.list), "".join(f"{device}\n" for device in self.left), 0o644)
         else:
             self.list.unlink(missing_ok=True)
-
-    @staticmethod
-    def _replace(path: Path, text: str) -> None:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
