@@ -20,19 +20,20 @@ export MINUTES ?= 10
 export SEED ?=
 export DEVICES ?= 2
 export CUTS ?= 10
+export FLEET ?=
 export RECORD ?=
 # The longest first.
 export SCENARIOS ?= default life rings tokens
 
-.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench bench-converge bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
+demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,FLEET,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
 
@@ -91,8 +92,8 @@ power-cuts: setup ## kill an emulated board while rows are written: make power-c
 	@molecule/shared/setup_vm.sh
 	python -m experiment.power_cuts --cuts $(CUTS) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
 
-bench-converge: setup ## seconds of a first converge and of one that changes nothing, for 1 and 8 devices
-	@python tests/bench/converge.py
+fleet: setup ## seconds of converges and status with 1, 5, 10 and 20 booted devices (an hour; FLEET="1 8" RECORD=1)
+	@python tests/bench/converge.py $(FLEET) $(if $(RECORD),--record)
 
 bench: setup ## cost of a tick and of a rotation beside curl, awscrt and a bare Python
 	@python tests/bench/run.py
