@@ -40,12 +40,14 @@ class Answer(NamedTuple):
     """What Litestream told: how long it has been running (s), its databases by path.
 
     Where these and its own files are: the bytes and inodes that are free, by directory. Its version.
+    When it last found a database behind its replica (s since 1970, within a day), by the file's name.
     """
 
     uptime: float
     databases: dict[str, Database]
     rooms: dict[str, tuple[int, int | None]]
     version: str
+    behind: dict[str, float]
 
 
 def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def ask(path: str, request: str, timeout: float) -> dict[str, Any]:
 
 def look(path: str) -> tuple[Answer, str]:
     """Ask for all databases; return nothing, and the reason why, where Litestream does not tell."""
-    nothing = Answer(0.0, {}, {}, "")
+    nothing = Answer(0.0, {}, {}, "", {})
     if not path:
         return nothing, "no socket configured"
     try:
@@ -96,7 +98,9 @@ def look(path: str) -> tuple[Answer, str]:
             plain(path): (int(room), None if inodes is None else int(inodes))
             for path, (room, inodes) in raw.get("rooms", {}).items()
         }
-        return Answer(float(raw["uptime_s"]), databases, rooms, plain(str(raw.get("version", "")))), ""
+        behind = {plain(name): float(at) for name, at in raw.get("behind", {}).items()}
+        version = plain(str(raw.get("version", "")))
+        return Answer(float(raw["uptime_s"]), databases, rooms, version, behind), ""
     except (KeyError, TypeError, AttributeError, ValueError):
         return nothing, f"{path}: unexpected answer"
 

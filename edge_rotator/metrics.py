@@ -45,6 +45,8 @@ litestream_restarts_total               counter  Times systemd started Litestrea
 replication_last_sync_timestamp_seconds gauge    When Litestream last synced the database with its replica, by
                                                  its own word; 0 if never.
 replication_limit_seconds               gauge    So long a sync may be ago: twice the sync-interval and 15 s.
+replica_ahead_timestamp_seconds         gauge    When Litestream last found the database behind its replica;
+                                                 without a sample where it did not within a day.
 replicated                              gauge    1 if what an application wrote to the database a moment ago
                                                  is in its replica.
 """
@@ -109,6 +111,8 @@ def _replication(config: Config, clock: Clock) -> Iterator[Sample]:
     if restarts is not None:
         yield "litestream_restarts_total", {}, restarts
     yield "replication_limit_seconds", {}, litestream.limit(config)
+    for name, at in answer.behind.items():
+        yield "replica_ahead_timestamp_seconds", {"file": name}, at
     problems = litestream.problems(config, answer)
     # Those it does not know were never synced either: without a sample no alert could miss them.
     for path in {**dict.fromkeys(litestream.unknown(config, answer.databases)), **answer.databases}:

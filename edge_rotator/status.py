@@ -112,6 +112,8 @@ def _databases(config: Config, answer: litestream.Answer, why: str) -> dict[str,
         "error": why or None,
         "version": answer.version or None,
         "limit_s": litestream.limit(config),
+        # What the application writes now is replicated all the same: no reason against `ok`.
+        "behind": {name: format_iso(at) for name, at in answer.behind.items()},
         "databases": {
             path: {
                 "age_s": known[path].age if path in known else None,
@@ -283,6 +285,9 @@ def _replicas(report: dict[str, Any]) -> list[str]:
     rows = [f"{path}: {_replicated(databases[path])}" for path in order]
     if len(rows) > MOST_DATABASES:
         rows[MOST_DATABASES - 1 :] = [f"and {len(rows) - MOST_DATABASES + 1} more, synced later than these"]
+    behind = [f"{name} at {at}" for name, at in report["replication"]["behind"].items()]
+    if behind:
+        rows.append(f"was ahead of {', '.join(behind)}: rows that the device lost may be in its past")
     return rows or ["Litestream has no database"]
 
 

@@ -1,7 +1,7 @@
 """How long playbooks take with a number of booted devices: site.yml on bare ones, site.yml again, status.yml.
 
-`python tests/bench/converge.py [--record] [NUMBER...]` (1, 5, 10 and 20). Each number has a lab of its own, which
-it boots and purges again. With `--record` it writes the table of docs/scale.md anew.
+`python tests/bench/converge.py [--record] [NUMBER...]` (1, 5, 10 and 20). Each number has a lab of its own,
+which it boots and purges again. With `--record` it writes the table of docs/scale.md anew.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def measure(count: int) -> dict[str, float]:
 
     Raises:
         SystemExit: a command failed, or a converge that had nothing to change changed something.
+
     """
     seconds = {}
     with tempfile.TemporaryDirectory() as name:

@@ -86,7 +86,11 @@ def control_socket(path: Path, answer: bytes, asked: list[str] | None = None) ->
 
 
 def listing(
-    *ages: float | None, uptime: float = 1000.0, rooms: dict[str, object] | None = None, **facts: object
+    *ages: float | None,
+    uptime: float = 1000.0,
+    rooms: dict[str, object] | None = None,
+    behind: dict[str, float] | None = None,
+    **facts: object,
 ) -> bytes:
     """Answer of litestream-query, with a database per age (s), and the same facts of each."""
     at = clock.read_clock().wall
@@ -97,7 +101,7 @@ def listing(
         for n, age in enumerate(ages)
     ]
     told = {"uptime_s": uptime, "version": "0.5.17", "databases": databases, "rooms": rooms or {}, "txid": 7}
-    return json.dumps(told).encode()
+    return json.dumps({**told, "behind": behind or {}}).encode()
 
 
 @pytest.fixture

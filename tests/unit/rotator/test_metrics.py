@@ -62,7 +62,7 @@ def test_after_a_rotation(
     local: Device, file: Path, world: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "restarts", lambda service: 2)
-    with control_socket(tmp_path / "s", listing(3.0, None)) as path:
+    with control_socket(tmp_path / "s", listing(3.0, None, behind={"db1": 5.0})) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
         found = samples(local, file)
@@ -77,6 +77,7 @@ def test_after_a_rotation(
     assert sync == pytest.approx(world.wall - 3, abs=3)
     assert found['replication_last_sync_timestamp_seconds{db="/db1"}'] == 0, "never synced"
     assert [found[f'replicated{{db="/db{n}"}}'] for n in (0, 1)] == [1, 0]
+    assert found['replica_ahead_timestamp_seconds{file="db1"}'] == 5
     assert {found[name] for name in ("failing", "pin_latched", "restart_pending")} == {0}
     assert found["certificate_expiry_timestamp_seconds"] > world.wall
     assert found["certificate_validity_seconds"] == pytest.approx(30 * 86400)
@@ -161,7 +162,7 @@ def test_every_metric_of_the_table_is_written(
 ) -> None:
     monkeypatch.setattr(systemd, "restarts", lambda service: 0)
     monkeypatch.setattr(systemd, "ticks", lambda: systemd.Ticks(True, True, 1.0, "", ""))
-    with control_socket(tmp_path / "s", listing(3.0)) as path:
+    with control_socket(tmp_path / "s", listing(3.0, behind={"db0": 5.0})) as path:
         local.configure(delivery={"litestream_socket": str(path)})
         assert local.tick() == 0
         samples(local, file)

@@ -15,6 +15,7 @@ from pki import DAY, Authority, now
 from test_doctor import control_socket, listing
 
 from edge_rotator import __version__, status
+from edge_rotator.clock import format_iso
 from edge_rotator.errors import FORCE, KINDS, PERMANENT
 
 
@@ -65,6 +66,21 @@ def test_healthy(seen: Device, world: Time, tmp_path: Path, capsys: pytest.Captu
     for words in ("edge01, process mode", "role alias edge-litestream", "last 14 min more", "/db0: synced"):
         assert words in text
     assert "canary" not in text.replace(str(tmp_path), "")
+
+
+def test_a_replica_that_was_ahead_is_told_and_is_no_reason_against_ok(
+    seen: Device, world: Time, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is written now is replicated; what the device lost is for people to bring back."""
+    at = world.wall - 3600
+    with control_socket(tmp_path / "s", listing(2.0, behind={"db0\x1b[2J": at})) as path:
+        seen.configure(delivery={"litestream_socket": str(path)})
+        assert seen.tick() == 0
+        report = ask(seen, capsys)
+        text = " ".join(screen(seen, capsys).split())
+    assert (report["level"], list(report["replication"]["behind"].values())) == ("ok", [format_iso(at)])
+    assert f"at {format_iso(at)}: rows that the device lost may be in its past" in text
+    assert "was ahead of db0" in text and "\x1b" not in text
 
 
 def test_never_rotated(seen: Device, capsys: pytest.CaptureFixture[str]) -> None:

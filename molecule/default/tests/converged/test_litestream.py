@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiment import observe
 from experiment.phases import wait_for
 
 CONTROL = "/run/litestream/litestream.sock"
@@ -209,6 +210,40 @@ def test_a_database_that_another_file_replaced_is_told(host: Any) -> None:
     finally:
         host.check_output(f"mv {away} {DATABASE}")
     wait_for(lambda: not problems(host), 60)
+
+
+@pytest.mark.timeout(300)
+def test_a_replica_that_was_ahead_is_told_and_has_the_rows(host: Any, name: str, mode: str) -> None:
+    """As after a power cut with `synchronous = NORMAL`: the replica holds rows that the device lost."""
+    if mode != "process":
+        pytest.skip("one device shows it, the one where no rotation restarts Litestream")
+    parts = f"{DATABASE}* /var/lib/litestream"
+    units = "sample-app.service litestream.path litestream.service"
+    host.check_output(f"systemctl stop {units}")
+    try:
+        host.check_output(f"tar --directory=/ --create --file=/run/before.tar {parts}")
+        host.check_output("systemctl start sample-app.service litestream.path litestream.service")
+        had = observe.rows(name, DATABASE).rows
+        wait_for(lambda: len(observe.rows(name, DATABASE).rows) > len(had) + 1, 60)
+        host.check_output("systemctl stop sample-app.service")
+        lost = observe.rows(name, DATABASE).rows
+        host.check_output(f"systemctl stop {units}")  # uploads what is left
+        at = host.check_output("sleep 1; date --utc +%Y-%m-%dT%H:%M:%SZ")
+        host.check_output(f"rm -r {parts} && tar --directory=/ --extract --file=/run/before.tar")
+    finally:
+        host.run(f"systemctl start {units}; rm /run/before.tar")
+    wait_for(lambda: "sample.db" in said(host, "list").get("behind", {}), 60)
+    wait_for(lambda: not problems(host), 60)
+    status = host.run("edge-rotator status --json")
+    assert "sample.db" in json.loads(status.stdout)["replication"]["behind"]
+    assert "was ahead of sample.db at" in host.run("edge-rotator status").stdout
+    back = "/var/lib/litestream/back.db"
+    restore = f"restore -config /etc/litestream.yml -timestamp {at} -o {back} {DATABASE}"
+    try:
+        host.check_output(f"runuser -u litestream -- python3 -IS /usr/local/lib/litestream-run {restore}")
+        assert observe.rows(name, back).rows == lost
+    finally:
+        host.run(f"rm -f {back}*")
 
 
 def test_many_questions_do_not_end_the_answering(host: Any) -> None:
