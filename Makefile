@@ -20,6 +20,7 @@ export MINUTES ?= 10
 export SEED ?=
 export DEVICES ?= 2
 export CUTS ?= 10
+export BESIDE ?=
 export FLEET ?=
 export RECORD ?=
 # The longest first.
@@ -33,7 +34,7 @@ help: ## show this
 ifneq ($(SUDO),)
 
 demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,FLEET,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,BESIDE,FLEET,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
 
@@ -88,9 +89,9 @@ test-arm: setup ## boards of 64 and 32 bit, emulated, from bare to replicating (
 	@molecule/shared/setup_vm.sh
 	AT_MOST_S=14400 python -m lab.scenarios board
 
-power-cuts: setup ## kill an emulated board while rows are written: make power-cuts CUTS=10 (SEED=7 RECORD=1; 2 minutes a cut)
+power-cuts: setup ## kill an emulated board while rows are written: make power-cuts CUTS=10 (BESIDE=converges SEED=7 RECORD=1; 2 minutes a cut)
 	@molecule/shared/setup_vm.sh
-	python -m experiment.power_cuts --cuts $(CUTS) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
+	python -m experiment.power_cuts --cuts $(CUTS) $(if $(BESIDE),--beside $(BESIDE)) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
 
 fleet: setup ## seconds of converges and status with 1, 5, 10 and 20 booted devices (an hour; FLEET="1 8" RECORD=1)
 	@python tests/bench/converge.py $(FLEET) $(if $(RECORD),--record)

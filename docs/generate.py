@@ -194,27 +194,40 @@ def power_cut_lines(path: Path) -> list[str]:
     """Tell what the power cuts of an emulated board took."""
     if not path.exists():
         return []
-    run = yaml.safe_load(path.read_text())
-    return [
+    runs = yaml.safe_load(path.read_text())["runs"]
+    lines = [
         "## Power cuts",
         "",
         "`make power-cuts CUTS=n` kills an emulated board at random moments while ten rows a second are",
-        "written and credentials rotate every few seconds. The board loses what it had not sent to its disk;",
-        "what the disk had taken is kept, so a disk that lies about that is not shown. A row counts as",
-        "acknowledged when the writer had told it over the network.",
-        f"`make power-cuts CUTS={run['cuts']} SEED={run['seed']}` at version {run['version']},",
-        f"{run['date']}, {run['board']}, `synchronous = {run['synchronous']}`:",
+        "written, and credentials rotate every few seconds or a converge changes the board, Litestream's",
+        "version included. The board loses what it had not sent to its disk; what the disk had taken is kept,",
+        "so a disk that lies about that is not shown. A row counts as acknowledged when the writer had told it",
+        "over the network. After each cut the board has to come up by itself.",
         "",
-        f"- rotations: {run['rotations']}",
-        f"- rows acknowledged: {run['rows_acknowledged']}, lost: {run['rows_lost']}",
-        f"- cuts after which the surviving rows were no prefix of the written ones: {run['cuts_with_holes']}",
-        f"- rows that were in the replica alone: {run['rows_only_in_replica']}",
-        f"- corrupt databases: {run['corrupt']}",
-        f"- replicas that differed in the end: {run['replicas_that_differ']}",
-        f"- state, token or units broken: {len(run['broken'])}; not well in time: {run['not_well']}",
-        f"- longest boot: {run['longest_boot_s']} s; longest until well: {run['longest_well_s']} s",
+        f"Together: {sum(run['cuts'] for run in runs)} cuts, {sum(run['rows_acknowledged'] for run in runs)} "
+        f"rows acknowledged, {sum(run['rows_lost'] for run in runs)} lost.",
         "",
+        "| run | board, `synchronous` | cuts | under way | rows acknowledged | lost | no prefix | corrupt "
+        "| in the replica alone | replicas that differ | broken | not well | longest boot, until well |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    for run in runs:
+        under_way = f"{run['rotations']} rotations"
+        if run["beside"] == "converges":
+            under_way = f"{run['converges_cut']} converges"
+        counted = ("rows_acknowledged", "rows_lost", "cuts_with_holes", "corrupt", "rows_only_in_replica")
+        cells = [
+            f"{run['date']}, {run['version']}, seed {run['seed']}",
+            f"{run['board']}, {run['synchronous']}",
+            str(run["cuts"]),
+            under_way,
+            *(str(run[name]) for name in (*counted, "replicas_that_differ")),
+            str(len(run["broken"])),
+            str(run["not_well"]),
+            f"{run['longest_boot_s']} s, {run['longest_well_s']} s",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def board_lines(path: Path) -> list[str]:

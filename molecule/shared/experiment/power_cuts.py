@@ -1,9 +1,10 @@
-"""Power cuts: kill an emulated board at random moments while rows are written and credentials rotate.
+"""Power cuts: kill an emulated board at random moments while rows are written and it is changed.
 
 Unlike a container, the board loses what it has not sent to its disk. After each boot it has to come up by
 itself; its database has to hold every row that the application was told is durable, without a hole; what is
 restored from the replica has to equal it; and the rotator's state, its latch and the token have to be whole.
-The moments are drawn from a seed. Exit 0 only if all of that held at every cut.
+The moments are drawn from a seed. Exit 0 only if all of that held at every cut. `--record` adds a run to those
+of docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,7 +36,8 @@ from lab.shell import wait_until
 RECORD = ROOT / "docs/reliability/power-cuts.yml"
 BOARDS = ROOT / "molecule/board/inventory/hosts.yml"
 ROWS_PER_S = 10
-RUNS_S = (2, 30)
+# What is under way, and how long until the cut.
+MOMENTS_S = {"rotations": (2, 30), "converges": (20, 400)}
 WELL_WITHIN_S = 300
 
 # The sample application's way to write, and a line for each row once SQLite has said that it is committed.
@@ -83,6 +88,8 @@ class Tally:
     version: str = ""
     board: str = ""
     synchronous: str = "FULL"
+    beside: str = "rotations"
+    converges_cut: int = 0
     cuts: int = 0
     rows_acknowledged: int = 0
     rows_lost: int = 0
@@ -105,7 +112,7 @@ class Tally:
 class PowerCuts(Stage):
     """One run on one board."""
 
-    def __init__(self, seed: int, synchronous: str, target: Path, hosts: Path) -> None:
+    def __init__(self, seed: int, synchronous: str, beside: str, target: Path, hosts: Path) -> None:
         super().__init__("power-cuts", target, hosts)
         (self.board,) = self.devices
         machine = self.devices[self.board]
@@ -118,6 +125,7 @@ class PowerCuts(Stage):
             version=version,
             board=f"{machine.architecture}, {machine.suite}",
             synchronous=synchronous,
+            beside=beside,
         )
 
     @contextmanager
@@ -142,12 +150,46 @@ class PowerCuts(Stage):
                 process.kill()
                 reader.join(timeout=10)
 
+    @contextmanager
+    def _converging(self) -> Iterator[None]:
+        """Converge the board, with another version of Litestream and another schedule each time."""
+        words = [f"--inventory={self.hosts.parent}", "playbooks/site.yml"]
+        words.append(f"--extra-vars={json.dumps(self._change(self.tally.cuts))}")
+        program = str(Path(sys.executable).with_name("ansible-playbook"))
+        with (
+            self.log.open("a") as log,
+            subprocess.Popen(
+                [program, *words], stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+            ) as process,
+        ):
+            try:
+                yield
+                self.tally.converges_cut += process.poll() is None
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def _change(self, number: int) -> dict[str, Any]:
+        """Variables of a converge; every other one has Litestream by a newer name."""
+        change: dict[str, Any] = {"edge_rotator_refresh_margin": 300 + number % 2}
+        if number % 2 == 0:
+            pins = yaml.safe_load((ROOT / "files/litestream-checksums.yml").read_text())[
+                "litestream_checksums"
+            ]
+            version, digests = list(pins.items())[-1]
+            digest = digests[self.devices[self.board].architecture]
+            kept = f"litestream/{version}-{self.devices[self.board].architecture}-{digest[:16]}/litestream"
+            change |= {"litestream_version": f"{version}1", "litestream_source": "file"}
+            change |= {"litestream_archive": str(paths().cache / kept), "litestream_sha256": digest}
+        return change
+
     def _write_until(self, moment_s: float) -> list[str]:
-        """Let rows be written and credentials rotate for so long, and cut the power."""
+        """Let rows be written while credentials rotate or the board is changed, and cut the power."""
         told: list[str] = []
         writer = ["sudo", "runuser", "-u", "sample-app", "--", "python3", "-I", "-c", f"'{WRITER}'"]
         writer += [observe.DATABASE, str(1 / ROWS_PER_S), self.tally.synchronous]
-        with self._running(writer, told), self._running([ROTATE], []):
+        changing = self._converging() if self.tally.beside == "converges" else self._running([ROTATE], [])
+        with self._running(writer, told), changing:
             if not wait_until(lambda: bool(told), 120):
                 raise SystemExit(f"{self.board}: the writer did not write its first row within 120 s")
             time.sleep(moment_s)
@@ -212,7 +254,7 @@ class PowerCuts(Stage):
         since = observe.now(observe.CLOUD)
         chance = random.Random(self.tally.seed)  # noqa: S311 - it has to be repeatable
         for number in range(1, cuts + 1):
-            moment_s = chance.uniform(*RUNS_S)
+            moment_s = chance.uniform(*MOMENTS_S[self.tally.beside])
             self.judge(number, moment_s, self.cut(moment_s))
             self.tally.rotations = self._rotations(since)
             (self.target / "result.json").write_text(json.dumps(vars(self.tally), indent=1))
@@ -225,7 +267,7 @@ def table(tally: Tally) -> str:
     return "\n".join(
         [
             f"seed {tally.seed}, {tally.board}, synchronous = {tally.synchronous}: {tally.cuts} power cuts",
-            f"rotations: {tally.rotations}",
+            f"rotations: {tally.rotations}; converges under way at the cut: {tally.converges_cut}",
             f"rows acknowledged: {tally.rows_acknowledged}, lost: {tally.rows_lost}",
             f"cuts after which the rows were no prefix: {tally.cuts_with_holes}, corrupt: {tally.corrupt}",
             f"rows in the replica alone: {tally.rows_only_in_replica}; "
@@ -255,17 +297,23 @@ def main() -> int:
     parser.add_argument(
         "--synchronous", choices=["FULL", "NORMAL"], default="FULL", help="the writer's PRAGMA (default FULL)"
     )
+    parser.add_argument(
+        "--beside", choices=list(MOMENTS_S), default="rotations", help="what is under way (default rotations)"
+    )
     add_options(parser, RECORD, drawn="the moments")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         hosts = hosts_file(Path(folder), board(arguments.board))
         os.environ["EDGE_LAB_INVENTORY"] = str(hosts)
-        experiment = PowerCuts(arguments.seed, arguments.synchronous, BUILD / "power-cuts", hosts)
+        experiment = PowerCuts(
+            arguments.seed, arguments.synchronous, arguments.beside, BUILD / "power-cuts", hosts
+        )
         with machines(experiment, arguments.keep):
             experiment.set_up({})
             code = experiment.run(arguments.cuts)
     if arguments.record:
-        record(RECORD, "make power-cuts RECORD=1", vars(experiment.tally))
+        runs = yaml.safe_load(RECORD.read_text())["runs"] if RECORD.exists() else []
+        record(RECORD, "make power-cuts RECORD=1", {"runs": [*runs, vars(experiment.tally)]})
     return code
 
 
