@@ -200,9 +200,9 @@ def power_cut_lines(path: Path) -> list[str]:
         "",
         "`make power-cuts CUTS=n` kills an emulated board at random moments while ten rows a second are",
         "written, and credentials rotate every few seconds or a converge changes the board, Litestream's",
-        "version included. The board loses what it had not sent to its disk; what the disk had taken is kept,",
-        "so a disk that lies about that is not shown. A row counts as acknowledged when the writer had told it",
-        "over the network. After each cut the board has to come up by itself.",
+        "version included. The board loses what it had not sent to its disk; what the disk had taken is",
+        "kept, so a disk that lies about that is not shown. A row counts as acknowledged when the writer had",
+        "told it over the network. After each cut the board has to come up by itself.",
         "",
         f"Together: {sum(run['cuts'] for run in runs)} cuts, {sum(run['rows_acknowledged'] for run in runs)} "
         f"rows acknowledged, {sum(run['rows_lost'] for run in runs)} lost.",

@@ -3,8 +3,8 @@
 Unlike a container, the board loses what it has not sent to its disk. After each boot it has to come up by
 itself; its database has to hold every row that the application was told is durable, without a hole; what is
 restored from the replica has to equal it; and the rotator's state, its latch and the token have to be whole.
-The moments are drawn from a seed. Exit 0 only if all of that held at every cut. `--record` adds a run to those
-of docs/reliability.md.
+The moments are drawn from a seed. Exit 0 only if all of that held at every cut. `--record` adds a run
+to those of docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -173,12 +173,11 @@ class PowerCuts(Stage):
         """Variables of a converge; every other one has Litestream by a newer name."""
         change: dict[str, Any] = {"edge_rotator_refresh_margin": 300 + number % 2}
         if number % 2 == 0:
-            pins = yaml.safe_load((ROOT / "files/litestream-checksums.yml").read_text())[
-                "litestream_checksums"
-            ]
-            version, digests = list(pins.items())[-1]
-            digest = digests[self.devices[self.board].architecture]
-            kept = f"litestream/{version}-{self.devices[self.board].architecture}-{digest[:16]}/litestream"
+            pins = yaml.safe_load((ROOT / "files/litestream-checksums.yml").read_text())
+            version, digests = list(pins["litestream_checksums"].items())[-1]
+            architecture = self.devices[self.board].architecture
+            digest = digests[architecture]
+            kept = f"litestream/{version}-{architecture}-{digest[:16]}/litestream"
             change |= {"litestream_version": f"{version}1", "litestream_source": "file"}
             change |= {"litestream_archive": str(paths().cache / kept), "litestream_sha256": digest}
         return change
