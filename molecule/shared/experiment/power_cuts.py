@@ -154,7 +154,7 @@ class PowerCuts(Stage):
     def _converging(self) -> Iterator[None]:
         """Converge the board, with another version of Litestream and another schedule each time."""
         words = [f"--inventory={self.hosts.parent}", "playbooks/site.yml"]
-        words.append(f"--extra-vars={json.dumps(self._change(self.tally.cuts))}")
+        words.append(f"--extra-vars={json.dumps(self.change(self.tally.cuts))}")
         program = str(Path(sys.executable).with_name("ansible-playbook"))
         with (
             self.log.open("a") as log,
@@ -169,7 +169,7 @@ class PowerCuts(Stage):
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
-    def _change(self, number: int) -> dict[str, Any]:
+    def change(self, number: int) -> dict[str, Any]:
         """Variables of a converge; every other one has Litestream by a newer name."""
         change: dict[str, Any] = {"edge_rotator_refresh_margin": 300 + number % 2}
         if number % 2 == 0:

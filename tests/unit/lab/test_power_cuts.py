@@ -1,5 +1,6 @@
 """What the power cuts' verdict takes for lost, for a hole and for the replica being ahead."""
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiment.power_cuts import WRITER, Cut, Tally, board, table
+from experiment.power_cuts import WRITER, Cut, PowerCuts, Tally, board, table
+from experiment.stage import hosts_file
 from lab.shell import wait_until
 
 
@@ -49,6 +51,16 @@ def test_each_of_them_fails_the_run(name: str, bad: object) -> None:
     setattr(good, name, bad)
     assert good.failed()
     assert str(bad if isinstance(bad, int) else "cut 1: state") in table(good)
+
+
+def test_each_converge_that_is_cut_changes_something(tmp_path: Path) -> None:
+    hosts = hosts_file(tmp_path, board("edge05"))
+    experiment = PowerCuts(7, "FULL", "converges", tmp_path, hosts)
+    first, second, third = (experiment.change(number) for number in range(3))
+    assert first["edge_rotator_refresh_margin"] != second["edge_rotator_refresh_margin"]
+    assert "litestream_version" not in second, "back to the pinned one"
+    assert first == third
+    assert re.search(r"/litestream/([\d.]+)-arm64-\w+/litestream$", first["litestream_archive"])
 
 
 def test_a_board_is_one_of_the_scenarios() -> None:
