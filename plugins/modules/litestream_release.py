@@ -43,6 +43,26 @@ options:
     description: Directory on the control node.
     type: str
     required: true
+  artifacts:
+    description:
+      - What a device that pulls is told, on which nothing is made. The archive is fetched from O(artifacts.url) into
+        O(artifacts.cache), resumed where the connection broke, and refused without the checksum that
+        O(artifacts.sums) has for RV(artifact), which ends in C(.tar.gz) there. A program that is in O(artifacts.installed) is not fetched.
+    type: dict
+    default: {}
+    suboptions:
+      url:
+        description: URL of the directory.
+        type: str
+      sums:
+        description: Checksums, sha256, by name.
+        type: dict
+      cache:
+        description: Directory on the device.
+        type: path
+      installed:
+        description: Directory of the installed versions.
+        type: path
 attributes:
   check_mode:
     description: Fills the cache in any mode, since what comes after needs the file.
@@ -64,6 +84,10 @@ EXAMPLES = r"""
 RETURN = r"""
 path:
   description: Path of the program on the control node; its name is C(litestream).
+  returned: success
+  type: str
+artifact:
+  description: Name of the program among those that devices fetch.
   returned: success
   type: str
 sha256:
