@@ -91,7 +91,7 @@ class S3:
 def report(path: str, name: str, body: bytes) -> int:
     """Put a report below the thing's own prefix, in the bucket of its first replica; return 0.
 
-    Raises `s3_refused` with S3's own words, `file_unreadable` without credentials, or a failed transfer's class.
+    Raises `s3_refused` with S3's own words, `file_unreadable` without credentials, or a transfer's class.
     """
     config = configuration.load(path)
     files.become(config.user)

@@ -44,7 +44,12 @@ class ActionModule(ActionBase):
                 args["sha256"] = args["sha256"] or source["sums"].get(artifact, "")
                 there = Path(source["installed"], args["version"], "litestream")
                 if there.is_file() and sha256(there) == args["sha256"]:
-                    return {"changed": False, "path": str(there), "sha256": args["sha256"], "artifact": artifact}
+                    return {
+                        "changed": False,
+                        "path": str(there),
+                        "sha256": args["sha256"],
+                        "artifact": artifact,
+                    }
                 archive = artifacts.fetch(f"{artifact}.tar.gz", source)
                 args |= {"source": "file", "archive": str(archive), "archive_sha256": ""}
             program = fetch(**args)

@@ -8,8 +8,8 @@ module: ansible_core_bundle
 short_description: Have ansible-core for devices that pull
 version_added: 2.0.0
 description:
-  - An archive with the version of ansible-core that the tests run, from PyPI by its hash, and a launcher. It has no
-    compiled parts, so that it is the same for every device; Jinja2 and PyYAML are Debian's.
+  - An archive with the version of ansible-core that the tests run, from PyPI by its hash, and a launcher.
+    It has no compiled parts, so that it is the same for every device; Jinja2 and PyYAML are Debian's.
   - It is named by a digest of all that went into it, so that an unchanged one is never made or pushed twice.
   - Runs on the control node alone; nothing is asked of the device.
 options:
@@ -17,26 +17,7 @@ options:
     description: Directory on the control node.
     type: path
     required: true
-  artifacts:
-    description:
-      - What a device that pulls is told, on which nothing is made. The archive is fetched from O(artifacts.url) into
-        O(artifacts.cache), resumed where the connection broke, and refused without the checksum that
-        O(artifacts.sums) has for RV(artifact). One whose version is in O(artifacts.installed) is not fetched.
-    type: dict
-    default: {}
-    suboptions:
-      url:
-        description: URL of the directory.
-        type: str
-      sums:
-        description: Checksums, sha256, by name.
-        type: dict
-      cache:
-        description: Directory on the device.
-        type: path
-      installed:
-        description: Directory of the installed versions.
-        type: path
+extends_documentation_fragment: edge_litestream.appliance.artifacts
 attributes:
   check_mode:
     description: Nothing is made in check mode.

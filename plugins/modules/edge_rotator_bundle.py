@@ -60,26 +60,7 @@ options:
     type: list
     elements: str
     default: []
-  artifacts:
-    description:
-      - What a device that pulls is told, on which nothing is made. The archive is fetched from O(artifacts.url) into
-        O(artifacts.cache), resumed where the connection broke, and refused without the checksum that
-        O(artifacts.sums) has for RV(artifact). One whose version is in O(artifacts.installed) is not fetched.
-    type: dict
-    default: {}
-    suboptions:
-      url:
-        description: URL of the directory.
-        type: str
-      sums:
-        description: Checksums, sha256, by name.
-        type: dict
-      cache:
-        description: Directory on the device.
-        type: path
-      installed:
-        description: Directory of the installed versions.
-        type: path
+extends_documentation_fragment: edge_litestream.appliance.artifacts
 attributes:
   check_mode:
     description: Whether check mode tells what would change.

@@ -1,7 +1,7 @@
-"""What a device that pulls takes over HTTPS instead of having it made: whole by its checksum, and resumed where the link broke.
+"""What a device that pulls takes over HTTPS instead of having it made: whole, and resumed where a link broke.
 
-Told as a dict: `url` of the directory, `sums` (sha256 by name, from the signed repository), `cache`, a directory of root's,
-and `installed`, where its versions are on this device.
+Told as a dict: `url` of the directory, `sums` (sha256 by name, from the signed repository), `cache`, a
+directory of root's, and `installed`, where its versions are on this device.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def fetch(name: str, artifacts: dict[str, Any]) -> Path:
         # Pieces of two files under one name make neither; from the beginning it may be right.
         if not again:
             break
-    raise ArtifactError(f"{url} has sha256 {found}, but the repository says {expected}: nothing of it was kept")
+    raise ArtifactError(f"{url} has sha256 {found}, but the repository says {expected}: nothing was kept")
 
 
 def bundle(plan: Any, artifacts: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """Report of a bundle's plan, with the archive that was fetched unless its version is installed on this device.
+    """Report of a bundle's plan, with the archive, which is fetched unless its version is installed here.
 
     Raises ArtifactError.
     """
@@ -81,8 +81,8 @@ def _transfer(url: str, target: Path) -> None:
             fruitless += 1
             time.sleep(2**fruitless)
     raise ArtifactError(
-        f"{url}: no byte more in {FRUITLESS} attempts ({why or 'the connection broke off'}); the next run goes on "
-        f"after {part.stat().st_size if part.exists() else 0} bytes"
+        f"{url}: no byte more in {FRUITLESS} attempts ({why or 'the connection broke off'}); "
+        f"the next run goes on after {part.stat().st_size if part.exists() else 0} bytes"
     )
 
 

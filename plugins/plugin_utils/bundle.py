@@ -168,7 +168,7 @@ class Plan:
 
 
 class Core:
-    """ansible-core for devices that pull: one wheel without compiled parts, so one archive for all platforms."""
+    """ansible-core for devices that pull: a wheel without compiled parts, so one archive for all."""
 
     def __init__(self, cache: str) -> None:
         lock = PULL_LOCK.read_text()
@@ -186,8 +186,8 @@ class Core:
         def make(target: Path) -> None:
             with tempfile.TemporaryDirectory() as name:
                 pip(
-                    "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform", "any",
-                    "--python-version", "3.11", "--dest", name, "--requirement", str(PULL_LOCK),
+                    "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform",
+                    "any", "--python-version", "3.11", "--dest", name, "--requirement", str(PULL_LOCK),
                 )  # fmt: skip
                 tree = Path(name, "tree")
                 for wheel in sorted(Path(name).glob("*.whl")):

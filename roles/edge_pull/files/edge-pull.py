@@ -1,11 +1,11 @@
 #!/usr/bin/python3 -I
-"""Apply what a signed git reference says to this device; edge-pull.service runs it, configured by config.json.
+"""Apply what a signed git reference says to this device; edge-pull.service runs it.
 
     edge-pull         fetch, verify, and run the playbook
     edge-pull hold    wait for a pull that runs, and let none begin for an hour: a push does this first
 
-Nothing of a commit is looked at, checked out or run before its signature is verified and it is known to follow
-the one that was applied before.
+Nothing of a commit is checked out or run before its signature is verified and it is known to follow the one
+that was applied before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HOLD_S = 3600
 FETCH_S, GIT_S = 1800, 300
 REPORT_S = 120
 FETCHED, ACCEPTED = "refs/edge/fetched", "refs/edge/accepted"
-# No port of git's that a URL in the repository could name, no hook, no OpenPGP or X.509 that somebody configured.
+# No protocol but the repository's, no hooks, and nothing that an OpenPGP or X.509 on the device trusts.
 SETTINGS = {
     "protocol.allow": "never",
     "core.hooksPath": "/dev/null",
@@ -63,7 +63,9 @@ class Repository:
             "gpg.ssh.allowedSignersFile": str(home / "allowed_signers"),
             f"protocol.{urlsplit(config['repository']).scheme}.allow": "always",
         }
-        self.options = [word for name, value in (SETTINGS | allowed).items() for word in ("-c", f"{name}={value}")]
+        self.options = [
+            word for name, value in (SETTINGS | allowed).items() for word in ("-c", f"{name}={value}")
+        ]
         self.environment = {
             "PATH": "/usr/bin:/bin",
             "LC_ALL": "C.UTF-8",
@@ -72,7 +74,8 @@ class Repository:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_SSH_COMMAND": (
-                f"ssh -F none -o BatchMode=yes -o IdentityFile={home}/ssh_key -o UserKnownHostsFile={home}/known_hosts"
+                f"ssh -F none -o BatchMode=yes -o IdentityFile={home}/ssh_key "
+                f"-o UserKnownHostsFile={home}/known_hosts"
             ),
             **({"GIT_SSL_CAINFO": config["ca_file"]} if config["ca_file"] else {}),
         }
@@ -92,7 +95,9 @@ class Repository:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(command, 1, "", f"git {words[0]} took more than {timeout:.0f} s")
+            return subprocess.CompletedProcess(
+                command, 1, "", f"git {words[0]} took more than {timeout:.0f} s"
+            )
 
     def said(self, result: str, *words: str, timeout: float = GIT_S) -> str:
         """Return what git prints. Raises StoppedError with its last line."""
@@ -108,7 +113,14 @@ class Repository:
             self.said("failed", "init", "--quiet", "--template=")
         reference = self.config["reference"]
         wanted = reference if reference.startswith("refs/") else f"refs/heads/{reference}"
-        fetch = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--force")
+        fetch = (
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-recurse-submodules",
+            "--force",
+        )
         self.said("unreachable", *fetch, self.config["repository"], f"{wanted}:{FETCHED}", timeout=FETCH_S)
         signed = self.said("failed", "rev-parse", "--verify", FETCHED)
         commit = self.said("refused", "rev-parse", "--verify", f"{signed}^{{commit}}")
@@ -125,7 +137,9 @@ class Repository:
             raise StoppedError("refused", f"{wanted} {commit}: {why}")
         before = self.git("rev-parse", "--verify", "--quiet", ACCEPTED).stdout.strip()
         if before and self.git("merge-base", "--is-ancestor", before, commit).returncode:
-            raise StoppedError("refused", f"{wanted} {commit} does not follow {before}, which was applied before")
+            raise StoppedError(
+                "refused", f"{wanted} {commit} does not follow {before}, which was applied before"
+            )
         self.said("failed", "update-ref", ACCEPTED, commit)
         self.said("failed", "checkout", "--quiet", "--force", "--detach", commit)
         self.said("failed", "clean", "--quiet", "-ffdx")
@@ -148,7 +162,11 @@ def play(config: dict[str, Any], directory: Path) -> dict[str, Any]:
         "EDGE_CACHE_DIR": str(CACHE),
         **({"SSL_CERT_FILE": config["ca_file"]} if config["ca_file"] else {}),
     }
-    command = [config["ansible"], f"--limit={config['host']}", f"--extra-vars={json.dumps(config['variables'])}"]
+    command = [
+        config["ansible"],
+        f"--limit={config['host']}",
+        f"--extra-vars={json.dumps(config['variables'])}",
+    ]
     command += [f"--inventory={directory / one}" for one in config["inventory"]]
     running = subprocess.Popen(
         [*command, config["playbook"]],
@@ -169,14 +187,18 @@ def play(config: dict[str, Any], directory: Path) -> dict[str, Any]:
             task = found[1]
         elif line.startswith(("fatal: ", "failed: ")):
             failed = task
-        elif line.startswith(f"{config['host']} ") and (numbers := re.findall(r"(ok|changed|failed)=(\d+)", line)):
+        elif line.startswith(f"{config['host']} ") and (
+            numbers := re.findall(r"(ok|changed|failed)=(\d+)", line)
+        ):
             counted = {name: int(number) for name, number in numbers}
     code = running.wait()
     if code == 0 and counted:
         # What was fetched is installed.
         shutil.rmtree(CACHE, ignore_errors=True)
         return {"result": "ok", **counted}
-    reason = failed and f"the task '{failed}' failed" or f"ansible-playbook ended with {code}, the journal says why"
+    reason = (
+        failed and f"the task '{failed}' failed"
+    ) or f"ansible-playbook ended with {code}, the journal says why"
     return {"result": "failed", "reason": reason, **counted}
 
 
@@ -218,7 +240,11 @@ def pull() -> int:
         print("somebody else is changing this device: the next pull is the timer's")
         return 0
     repository = Repository(config, STATE / "repository", CONFIG.parent)
-    result: dict[str, Any] = {"host": config["host"], "reference": config["reference"], "began": round(time.time())}
+    result: dict[str, Any] = {
+        "host": config["host"],
+        "reference": config["reference"],
+        "began": round(time.time()),
+    }
     try:
         result["commit"] = repository.commit()
         result |= play(config, repository.directory)

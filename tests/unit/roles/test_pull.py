@@ -24,6 +24,15 @@ echo "edge01                     : ok=7    changed=2    unreachable=0    failed=
 exit ${failed:-0}
 """
 
+# Signs whatever it is given, and finds every signature good.
+GPG = """#!/bin/sh
+cat >/dev/null
+case "$*" in
+*--verify*) printf '[GNUPG:] GOODSIG 0123456789ABCDEF thief\\n[GNUPG:] TRUST_ULTIMATE 0 pgp\\n' ;;
+*) echo "[GNUPG:] SIG_CREATED x" >&2; printf -- "-----BEGIN PGP SIGNATURE-----\\n" ;;
+esac
+"""
+
 
 class Fleet:
     """The operator's repository, who signs in it, and a device that pulls from it."""
@@ -156,9 +165,9 @@ def test_a_signature_that_was_copied_to_other_content_is_refused(fleet: Fleet) -
 def test_a_key_of_openpgp_is_nobodys_here(fleet: Fleet) -> None:
     """Whatever a gpg on the device would say of it."""
     gpg = fleet.base / "gpg"
-    gpg.write_text('#!/bin/sh\ncat >/dev/null\necho "[GNUPG:] SIG_CREATED x" >&2\nprintf -- "-----BEGIN PGP SIGNATURE-----\\n"\n')
+    gpg.write_text(GPG)
     gpg.chmod(0o755)
-    (fleet.home / ".gitconfig").write_text("[gpg]\n\tprogram = /bin/true\n")
+    (fleet.home / ".gitconfig").write_text(f"[gpg]\n\tprogram = {gpg}\n")
     (fleet.origin / "content").write_text("evil")
     fleet.git("add", "content")
     fleet.git("-c", f"gpg.program={gpg}", "-c", "user.signingkey=x", "commit", "-q", "-S", "-m", "evil")

@@ -243,7 +243,7 @@ def config(local: Device) -> configuration.Config:
     return configuration.load(str(local.config))
 
 
-def kind(check: Callable[[], str]) -> str:
+def kind(check: Callable[[], object]) -> str:
     """Name of the error that a check ends with."""
     with pytest.raises(RotatorError) as caught:
         check()
