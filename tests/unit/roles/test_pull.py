@@ -28,7 +28,7 @@ exit ${failed:-0}
 GPG = """#!/bin/sh
 cat >/dev/null
 case "$*" in
-*--verify*) printf '[GNUPG:] GOODSIG 0123456789ABCDEF thief\\n[GNUPG:] TRUST_ULTIMATE 0 pgp\\n' ;;
+*--verify*) printf '[GNUPG:] NEWSIG\\n[GNUPG:] GOODSIG 0123456789ABCDEF thief\\n[GNUPG:] TRUST_ULTIMATE 0 pgp\\n' ;;
 *) echo "[GNUPG:] SIG_CREATED x" >&2; printf -- "-----BEGIN PGP SIGNATURE-----\\n" ;;
 esac
 """
@@ -272,6 +272,6 @@ def test_two_pulls_do_not_meet(fleet: Fleet) -> None:
     (fleet.home / "config.json").write_text(json.dumps(fleet.config))
     (fleet.base / "run").mkdir()
     with (fleet.base / "run/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         assert fleet.program.pull() == 0
     assert not fleet.ran.exists()
