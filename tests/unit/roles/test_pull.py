@@ -13,6 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+
+from tests.unit.roles.test_trust import play
 
 PROGRAM = Path(__file__).resolve().parents[3] / "roles/edge_pull/files/edge-pull.py"
 PLAYBOOK = """#!/bin/sh
@@ -28,7 +31,7 @@ exit ${failed:-0}
 GPG = """#!/bin/sh
 cat >/dev/null
 case "$*" in
-*--verify*) printf '[GNUPG:] NEWSIG\\n[GNUPG:] GOODSIG 0123456789ABCDEF thief\\n[GNUPG:] TRUST_ULTIMATE 0 pgp\\n' ;;
+*--verify*) printf '[GNUPG:] NEWSIG\\n[GNUPG:] GOODSIG 0123456789ABCDEF x\\n[GNUPG:] TRUST_ULTIMATE 0\\n' ;;
 *) echo "[GNUPG:] SIG_CREATED x" >&2; printf -- "-----BEGIN PGP SIGNATURE-----\\n" ;;
 esac
 """
@@ -275,3 +278,51 @@ def test_two_pulls_do_not_meet(fleet: Fleet) -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)
         assert fleet.program.pull() == 0
     assert not fleet.ran.exists()
+
+
+GOOD = {
+    "edge_pull_repository": "https://git.example.com/fleet.git",
+    "edge_pull_reference": "ring0",
+    "edge_pull_allowed_signers": "ops@example.com ssh-ed25519 AAAAC3Nza ops\n",
+    "edge_pull_collections": "collections",
+    "edge_pull_playbook": "edge_litestream.appliance.site",
+    "edge_pull_inventory": ["inventory"],
+    "edge_pull_artifacts_url": "https://artifacts.example.com",
+    "edge_pull_artifacts": {"a.tar.gz": "0"},
+    "edge_pull_spread": 3600,
+    "edge_pull_timeout": 7200,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("", ""),
+        ("edge_pull_repository", "ssh://git@git.example.com:22/~ops/fleet.git"),
+        ("edge_pull_reference", "refs/tags/ring0"),
+        (
+            "edge_pull_allowed_signers",
+            '# us\na@b namespaces="git" sk-ssh-ed25519@openssh.com AAAA\n',
+        ),
+        ("edge_pull_repository", "!https://user:secret@git.example.com/fleet.git"),
+        ("edge_pull_repository", "!http://git.example.com/fleet.git"),
+        ("edge_pull_repository", "!ext::sh -c id"),
+        ("edge_pull_reference", "!--upload-pack=id"),
+        ("edge_pull_reference", "!main:refs/heads/x"),
+        ("edge_pull_allowed_signers", "!"),
+        ("edge_pull_allowed_signers", "!# ops@example.com ssh-ed25519 AAAA"),
+        ("edge_pull_collections", "!../collections"),
+        ("edge_pull_playbook", "!/tmp/site.yml"),
+        ("edge_pull_artifacts_url", "!http://artifacts.example.com"),
+        ("edge_pull_artifacts", {}),
+    ],
+)
+def test_what_cannot_be_pulled_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    refused = value == {} or str(value).startswith("!")
+    given = value.removeprefix("!") if isinstance(value, str) else value
+    (task,) = yaml.safe_load((PROGRAM.parents[1] / "tasks/preflight.yml").read_text())
+    code, said = play(
+        tmp_path, task, edge_pull_state="present", **{**GOOD, **({name: given} if name else {})}
+    )
+    assert (code != 0) == refused, said
+    assert not refused or name in said

@@ -160,7 +160,7 @@ def fleet() -> Iterator[Fleet]:
     fleet.artifacts()
     fleet.commit()
     server = Path(__file__).with_name("fileserver.py").read_text()
-    run = f"sudo systemd-run --quiet --unit=fleet --property=WorkingDirectory={SERVED} python3 -c"
+    run = f"sudo systemd-run --quiet --unit=fleet --property=WorkingDirectory={SERVED} python3 -I -c"
     observe.run(observe.CLOUD, f"{run} '{server}' {PORT}")
     done = fleet.play("site")
     assert done.code == 0, done.text
