@@ -19,6 +19,8 @@ TIMEOUT_S = 60
 # Attempts in a row that bring no byte; what is there stays for the next run.
 FRUITLESS = 4
 CHUNK = 1 << 16
+# Many times the largest: who serves them must not fill the disk on which databases are.
+MAX_BYTES = 1 << 27
 
 
 class ArtifactError(Exception):
@@ -101,5 +103,8 @@ def _piece(url: str, part: Path, have: int) -> bool:
         length = answer.headers.get("Content-Length")
         start = file.tell()
         while chunk := answer.read(CHUNK):
+            if file.tell() > MAX_BYTES:
+                part.unlink()
+                raise ArtifactError(f"{url} is larger than {MAX_BYTES} bytes: nothing was kept")
             file.write(chunk)
         return length is None or file.tell() - start == int(length)

@@ -3,6 +3,7 @@
 
     edge-pull         fetch, verify, and run the playbook
     edge-pull hold    wait for a pull that runs, and let none begin for an hour: a push does this first
+    edge-pull check-signers FILE, check-config FILE    whether a pull goes on with a new one of these
 
 Nothing of a commit is checked out or run before its signature is verified and it is known to follow the one
 that was applied before.
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,8 +31,9 @@ CACHE = Path("/var/cache/edge-pull")
 HOLD_S = 3600
 # For a fetch over a bad link, and for all else of git.
 FETCH_S, GIT_S = 1800, 300
-REPORT_S = 120
-FETCHED, ACCEPTED = "refs/edge/fetched", "refs/edge/accepted"
+REPORT_S = 60
+FETCHED = "refs/edge/fetched"
+FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--force")
 # No protocol but the repository's, no hooks, and nothing that an OpenPGP or X.509 on the device trusts.
 SETTINGS = {
     "protocol.allow": "never",
@@ -40,6 +43,10 @@ SETTINGS = {
     "gpg.x509.program": "/bin/false",
     "gpg.ssh.program": "/usr/bin/ssh-keygen",
     "gpg.minTrustLevel": "fully",
+    # What is on the disk is whole after a power cut, and nothing runs beside the playbook.
+    "core.fsync": "all",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
     "http.lowSpeedLimit": "100",
     "http.lowSpeedTime": "60",
     "advice.detachedHead": "false",
@@ -107,43 +114,103 @@ class Repository:
         return done.stdout.strip()
 
     def commit(self) -> str:
-        """Fetch, and return the commit that may be applied. Raises StoppedError."""
-        if not (self.directory / ".git").is_dir():
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.said("failed", "init", "--quiet", "--template=")
-        reference = self.config["reference"]
-        wanted = reference if reference.startswith("refs/") else f"refs/heads/{reference}"
-        fetch = (
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--no-recurse-submodules",
-            "--force",
-        )
-        self.said("unreachable", *fetch, self.config["repository"], f"{wanted}:{FETCHED}", timeout=FETCH_S)
-        signed = self.said("failed", "rev-parse", "--verify", FETCHED)
+        """Fetch, and return the commit that may be applied. Raises StoppedError.
+
+        A clone that a power cut left broken is made anew, once.
+        """
+        fresh = not self.directory.exists()
+        try:
+            return self._commit(fresh)
+        except StoppedError as stopped:
+            if fresh or stopped.result != "failed":
+                raise
+            print(f"the clone is made anew: {stopped}", file=sys.stderr)
+            shutil.rmtree(self.directory)
+            return self._commit(fresh=True)
+
+    def _commit(self, fresh: bool) -> str:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Of a git that was ended; no other runs.
+        for pattern in ("*.lock", "tmp_*"):
+            for left in (self.directory / ".git").rglob(pattern):
+                left.unlink()
+        self.said("failed", "init", "--quiet", "--template=")
+        signed = self.fetched()
         commit = self.said("refused", "rev-parse", "--verify", f"{signed}^{{commit}}")
-        if self.said("failed", "cat-file", "-t", signed) == "tag":
-            verify = self.git("verify-tag", signed)
-            name = re.search(r"^tag (.*)$", self.said("failed", "cat-file", "tag", signed), re.MULTILINE)
-            # A signed tag says what it is called: another ring's is not this one's.
-            if name is None or f"refs/tags/{name[1]}" != wanted:
-                raise StoppedError("refused", f"{wanted} is the tag of another name")
-        else:
-            verify = self.git("verify-commit", signed)
-        if verify.returncode:
-            why = (verify.stderr.strip().splitlines() or ["it has no signature"])[-1]
-            raise StoppedError("refused", f"{wanted} {commit}: {why}")
-        before = self.git("rev-parse", "--verify", "--quiet", ACCEPTED).stdout.strip()
-        if before and self.git("merge-base", "--is-ancestor", before, commit).returncode:
-            raise StoppedError(
-                "refused", f"{wanted} {commit} does not follow {before}, which was applied before"
-            )
-        self.said("failed", "update-ref", ACCEPTED, commit)
+        if verify := self.unsigned(signed):
+            raise StoppedError("refused", f"{wanted(self.config)} {commit}: {verify}")
+        before = accepted()
+        follows = self.git("merge-base", "--is-ancestor", before, commit).returncode if before else 0
+        # Of a clone that has just been made it is known that it has no such commit.
+        if follows == 1 or (follows and fresh):
+            why = f"does not follow {before}, which was applied before"
+            raise StoppedError("refused", f"{wanted(self.config)} {commit} {why}")
+        if follows:
+            raise StoppedError("failed", f"{before}, which was applied before, cannot be read")
+        accept(commit)
         self.said("failed", "checkout", "--quiet", "--force", "--detach", commit)
         self.said("failed", "clean", "--quiet", "-ffdx")
         return commit
+
+    def fetched(self) -> str:
+        """Fetch the reference and return what it names, a commit or a tag. Raises StoppedError."""
+        ref = wanted(self.config)
+        done = self.git(*FETCH, self.config["repository"], f"{ref}:{FETCHED}", timeout=FETCH_S)
+        if done.returncode:
+            # Where the server can be asked, it is the clone.
+            result = "failed" if self.reached() else "unreachable"
+            raise StoppedError(result, (done.stderr.strip().splitlines() or ["git fetch failed"])[-1])
+        return self.said("failed", "rev-parse", "--verify", FETCHED)
+
+    def reached(self) -> bool:
+        """Tell whether the repository has the reference."""
+        return not self.git(
+            "ls-remote", "--exit-code", self.config["repository"], wanted(self.config)
+        ).returncode
+
+    def unsigned(self, signed: str) -> str:
+        """Say why nobody who may has signed it; nothing if somebody has."""
+        ref = wanted(self.config)
+        if self.said("failed", "cat-file", "-t", signed) == "tag":
+            name = re.search(r"^tag (.*)$", self.said("failed", "cat-file", "tag", signed), re.MULTILINE)
+            # A signed tag says what it is called: another ring's is not this one's.
+            if name is None or f"refs/tags/{name[1]}" != ref:
+                return "it is the tag of another name"
+            verify = self.git("verify-tag", signed)
+        elif ref.startswith("refs/tags/"):
+            # A commit does not say for which ring it was signed.
+            return "it is no signed tag"
+        else:
+            verify = self.git("verify-commit", signed)
+        if verify.returncode:
+            return (verify.stderr.strip().splitlines() or ["it has no signature"])[-1]
+        return ""
+
+
+def wanted(config: dict[str, Any]) -> str:
+    """Return the full name of the reference."""
+    reference: str = config["reference"]
+    return reference if reference.startswith("refs/") else f"refs/heads/{reference}"
+
+
+def accepted() -> str:
+    """Return the commit that was applied before; empty where there was none."""
+    try:
+        return (STATE / "accepted").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def accept(commit: str) -> None:
+    """Let nothing older be applied any more, also after a power cut."""
+    with (STATE / "accepted.new").open("w") as file:
+        file.write(f"{commit}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    (STATE / "accepted.new").replace(STATE / "accepted")
+    directory = os.open(STATE, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
 
 
 def play(config: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -205,9 +272,6 @@ def play(config: dict[str, Any], directory: Path) -> dict[str, Any]:
 def report(config: dict[str, Any], result: dict[str, Any]) -> None:
     """Keep the result here, and have the rotator put it below the device's own prefix."""
     text = json.dumps(result, indent=1) + "\n"
-    fresh = STATE / "last.json.new"
-    fresh.write_text(text)
-    fresh.replace(STATE / "last.json")
     try:
         done = subprocess.run(
             config["report"], input=text, text=True, capture_output=True, timeout=REPORT_S, check=False
@@ -217,6 +281,12 @@ def report(config: dict[str, Any], result: dict[str, Any]) -> None:
         why = str(error)
     if why:
         print(f"the report is in {STATE}/last.json alone: {why}", file=sys.stderr)
+    # Last: where the disk is full, the network may still be there.
+    try:
+        (STATE / "last.json.new").write_text(text)
+        (STATE / "last.json.new").replace(STATE / "last.json")
+    except OSError as error:
+        print(f"{STATE}/last.json: {error.strerror}", file=sys.stderr)
 
 
 def locked(wait: bool) -> IO[str]:
@@ -248,11 +318,10 @@ def pull() -> int:
     try:
         result["commit"] = repository.commit()
         result |= play(config, repository.directory)
-    except StoppedError as stopped:
-        result |= {"result": stopped.result, "reason": str(stopped)}
-        print(f"{stopped.result}: {stopped}", file=sys.stderr)
-    before = repository.git("rev-parse", "--verify", "--quiet", ACCEPTED).stdout.strip()
-    result |= {"accepted": before, "ended": round(time.time())}
+    except (StoppedError, OSError) as stopped:
+        result |= {"result": getattr(stopped, "result", "failed"), "reason": str(stopped)}
+        print(f"{result['result']}: {stopped}", file=sys.stderr)
+    result |= {"accepted": accepted(), "ended": round(time.time())}
     report(config, result)
     return {"ok": 0, "refused": 2}.get(result["result"], 1)
 
@@ -264,6 +333,56 @@ def hold() -> int:
     return 0
 
 
+def check_signers(path: str) -> int:
+    """Whether the commit that is being applied is signed by somebody whom a new file names, too; 0 if so.
+
+    Else whoever wrote a key wrongly would be heard no more.
+    """
+    repository = Repository(json.loads(CONFIG.read_text()), STATE / "repository", CONFIG.parent)
+    repository.options += ["-c", f"gpg.ssh.allowedSignersFile={path}"]
+    why = repository.unsigned(repository.said("failed", "rev-parse", "--verify", FETCHED))
+    if why:
+        print(
+            f"edge_pull_allowed_signers does not name who signed this commit, and is not taken: {why}",
+            file=sys.stderr,
+        )
+    return 1 if why else 0
+
+
+def check_config(path: str) -> int:
+    """Whether what a new configuration wants to pull is there; 0 if so."""
+    config = json.loads(Path(path).read_text())
+    there = Repository(config, STATE / "repository", CONFIG.parent).reached()
+    if not there:
+        print(
+            f"{config['repository']} has no {wanted(config)}, or cannot be asked: not taken", file=sys.stderr
+        )
+    return 0 if there else 1
+
+
+def ended(*_: object) -> None:
+    """Let the report say that systemd ended the pull."""
+    raise StoppedError(
+        "failed", "systemd ended it: it took longer than edge_pull_timeout, or the device shut down"
+    )
+
+
+def main(words: list[str]) -> int:
+    """Do what is asked for."""
+    match words:
+        case []:
+            signal.signal(signal.SIGTERM, ended)
+            return pull()
+        case ["hold"]:
+            return hold()
+        case ["check-signers", path]:
+            return check_signers(path)
+        case ["check-config", path]:
+            return check_config(path)
+    print(__doc__, file=sys.stderr)
+    return 64
+
+
 if __name__ == "__main__":
     os.umask(0o022)
-    sys.exit(hold() if sys.argv[1:] == ["hold"] else pull())
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,9 @@ import fcntl
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -189,10 +191,113 @@ def test_an_older_commit_is_refused_though_it_is_signed(fleet: Fleet) -> None:
     assert told["reason"] == f"refs/heads/ring0 {old} does not follow {new}, which was applied before"
     assert not fleet.ran.exists()
     # The operator says so on the device.
-    clone = str(fleet.state / "repository")
-    subprocess.run(["git", "-C", clone, "update-ref", "-d", "refs/edge/accepted"], check=True)
+    (fleet.state / "accepted").unlink()
     assert fleet.pull()[0] == 0
     assert fleet.applied() == "one"
+
+
+@pytest.mark.parametrize(
+    ("damage", "content"),
+    [
+        (".git/index.lock", ""),
+        (".git/HEAD.lock", ""),
+        (".git/refs/edge/fetched.lock", ""),
+        (".git/index", ""),
+        (".git/HEAD", ""),
+        (".git/HEAD", None),
+        (".git/refs/edge/fetched", ""),
+        (".git/config", "["),
+        (".git/objects", None),
+    ],
+)
+def test_a_clone_that_a_power_cut_left_broken_holds_nothing_up(
+    fleet: Fleet, damage: str, content: str | None
+) -> None:
+    fleet.commit("one")
+    fleet.pull()
+    damaged = fleet.state / "repository" / damage
+    if content is not None:
+        damaged.write_text(content)
+    elif damaged.is_dir():
+        shutil.rmtree(damaged)
+    else:
+        damaged.unlink()
+    commit = fleet.commit("two")
+    code, told = fleet.pull()
+    assert (code, told["result"], told["accepted"], fleet.applied()) == (0, "ok", commit, "two"), told
+
+
+def test_a_new_clone_knows_what_was_applied_before(fleet: Fleet) -> None:
+    """Whoever serves the repository has the old commit alone, and the device has lost its clone."""
+    old, new = fleet.commit("one"), fleet.commit("two")
+    fleet.pull()
+    shutil.rmtree(fleet.state / "repository")
+    fleet.git("update-ref", "refs/heads/ring0", old)
+    fleet.git("reset", "-q", "--hard")
+    fleet.git("reflog", "expire", "--expire=now", "--all")
+    fleet.git("gc", "-q", "--prune=now")
+    code, told = fleet.pull()
+    assert (code, told["result"], told["accepted"], fleet.applied()) == (2, "refused", new, "two")
+
+
+def test_what_systemd_ends_is_reported(fleet: Fleet) -> None:
+    fleet.commit("one")
+    Path(fleet.config["ansible"]).write_text("#!/bin/sh\necho begun\nexec sleep 30\n")
+    (fleet.home / "config.json").write_text(json.dumps(fleet.config))
+    text = PROGRAM.read_text()
+    for name, path in {
+        '"/etc/edge-pull/config.json"': fleet.home / "config.json",
+        '"/var/lib/edge-pull"': fleet.state,
+        '"/run/edge-pull"': fleet.base / "run",
+        '"/var/cache/edge-pull"': fleet.base / "cache",
+    }.items():
+        assert name in text
+        text = text.replace(name, repr(str(path)))
+    (fleet.base / "edge-pull").write_text(text)
+    with subprocess.Popen(
+        [sys.executable, "-I", fleet.base / "edge-pull"], stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        while running.stdout.readline() != "begun\n":
+            pass
+        running.terminate()
+        assert running.wait(20) == 1
+    told = json.loads((fleet.base / "reported").read_text())
+    assert told["result"] == "failed" and told["reason"].startswith("systemd ended it")
+
+
+def test_a_disk_without_room_keeps_no_report_from_the_bucket(fleet: Fleet) -> None:
+    fleet.commit("one")
+    (fleet.state / "last.json.new").mkdir()
+    (fleet.home / "config.json").write_text(json.dumps(fleet.config))
+    assert fleet.program.pull() == 0
+    assert json.loads((fleet.base / "reported").read_text())["result"] == "ok"
+
+
+def test_a_playbook_that_cannot_be_run_is_reported(fleet: Fleet) -> None:
+    fleet.commit("one")
+    fleet.config["ansible"] = "/nonexistent"
+    code, told = fleet.pull()
+    assert (code, told["result"]) == (1, "failed") and "/nonexistent" in told["reason"]
+
+
+def test_a_commit_that_would_be_the_last_one_is_not_taken(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key or an address written wrongly: nobody could correct it any more."""
+    fleet.commit("one")
+    fleet.pull()
+    new = fleet.base / "new"
+    new.write_text(f"ops@example.com {fleet.public('operator')}new@example.com {fleet.public('thief')}")
+    assert fleet.program.main(["check-signers", str(new)]) == 0
+    new.write_text(f"new@example.com {fleet.public('thief')}")
+    assert fleet.program.main(["check-signers", str(new)]) == 1
+    assert "edge_pull_allowed_signers does not name who signed this commit" in capsys.readouterr().err
+    new.write_text(json.dumps(fleet.config))
+    assert fleet.program.main(["check-config", str(new)]) == 0
+    new.write_text(json.dumps({**fleet.config, "reference": "rnig0"}))
+    assert fleet.program.main(["check-config", str(new)]) == 1
+    assert "has no refs/heads/rnig0" in capsys.readouterr().err
 
 
 def test_the_same_commit_is_applied_again_and_strange_files_are_gone(fleet: Fleet) -> None:
@@ -216,7 +321,11 @@ def test_a_tag_is_a_ring_by_its_own_name_alone(fleet: Fleet) -> None:
     fleet.git("tag", "-s", "-m", "two", "ring0", key="operator")
     fleet.git("update-ref", "refs/tags/ring1", fleet.git("rev-parse", "refs/tags/ring0"))
     code, told = fleet.pull()
-    assert (code, told["reason"]) == (2, "refs/tags/ring1 is the tag of another name")
+    assert (code, told["reason"].rpartition(": ")[2]) == (2, "it is the tag of another name")
+    # Or a commit, which does not say for which ring it is.
+    fleet.git("update-ref", "refs/tags/ring1", fleet.commit("three"))
+    code, told = fleet.pull()
+    assert (code, told["reason"].rpartition(": ")[2]) == (2, "it is no signed tag")
     assert fleet.applied() == "one"
 
 

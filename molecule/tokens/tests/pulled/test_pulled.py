@@ -227,7 +227,9 @@ def test_a_push_of_the_same_finds_nothing_to_change(fleet: Fleet, pulled: dict[s
     assert re.search(rf"{DEVICE} : ok=\d+ changed=0 ", done.text), done.text
     assert tree() == before
     assert len(before) > 500
-    told = observe.run(DEVICE, "sudo systemctl start edge-pull; sudo journalctl --unit=edge-pull --no-pager -n 5")
+    told = observe.run(
+        DEVICE, "sudo systemctl start edge-pull; sudo journalctl --unit=edge-pull --no-pager -n 5"
+    )
     assert "somebody else is changing this device" in told, "not while somebody pushes"
     observe.run(DEVICE, "sudo rm /run/edge-pull/held")
 
