@@ -176,3 +176,13 @@ def test_devices_get_the_ansible_core_that_the_tests_run() -> None:
         if path.exists()
     ]
     assert len(set(pins)) == 1, pins
+
+
+def test_more_than_anything_that_is_made_is_not_kept(
+    server: Server, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who serves it must not fill the disk."""
+    monkeypatch.setattr(artifacts, "MAX_BYTES", SIZE // 2)
+    with pytest.raises(artifacts.ArtifactError, match="is larger than 100000 bytes"):
+        artifacts.fetch(NAME, told)
+    assert list(Path(told["cache"]).iterdir()) == []
