@@ -151,3 +151,5 @@ lock: ## pin every dependency again, with hashes
 	echo 'ansible==12.*' | $$uv pip compile $$options --no-deps --python-version 3.11 --output-file molecule/shared/collections.lock -
 	$$uv pip compile $$options --python-version 3.11 --output-file files/device-requirements.lock pyproject.toml
 	$$uv pip compile $$options --python-version 3.11 --output-file files/device-build-requirements.lock files/device-build-requirements.in
+	# What devices that pull run is what the tests run.
+	grep -o '^ansible-core==[0-9.]*' requirements.lock | $$uv pip compile $$options --no-deps --python-version 3.11 --output-file files/device-pull-requirements.lock -

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from edge_rotator import cli as command_line  # noqa: E402
 from edge_rotator import errors, schedule  # noqa: E402
 
-ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "sample_app"]
+ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "sample_app", "edge_pull"]
 RETRIES = {
     errors.TRANSIENT: f"within {schedule.FIRST_BACKOFF / 60:.0f}, 2, 4 … {schedule.MAX_BACKOFF / 60:.0f} min",
     errors.PERMANENT: f"every {schedule.MAX_BACKOFF / 60:.0f} min",

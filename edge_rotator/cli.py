@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from functools import partial
 
@@ -124,6 +125,26 @@ examples, as root:
     --key-label device --pin-file /etc/edge-token/pin \\
     --env SOFTHSM2_CONF=/etc/edge-token/softhsm2.conf > device.csr
 """
+_REPORT = """\
+Puts a report, read from standard input, below the thing's own prefix in the
+bucket, with the credentials at hand. A device that pulls tells there how it
+went, for people who cannot reach it.
+"""
+_REPORT_END = """\
+exit codes: 0 done; else the class of the error (see edge-rotator --help).
+
+example, as root:
+  edge-rotator report pull/last.json < /var/lib/edge-pull/last.json
+"""
+_REPORT_NAME = re.compile(r"[a-z]+/[a-z]+\.json")
+_REPORT_MAX = 65536
+
+
+def _report_name(text: str) -> str:
+    """Take a name that is no replica's."""
+    if not _REPORT_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like pull/last.json")
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -161,6 +182,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="log in to the token and ask the provider too (a wrong PIN costs a try)",
     )
+
+    report = command("report", "put a report below the thing's prefix in S3", _REPORT, _REPORT_END)
+    report.add_argument("name", metavar="NAME", type=_report_name, help="like pull/last.json")
 
     csr = command("csr", "key pair and signing request for enrolment", _CSR, _CSR_END)
     for flag, metavar, text in (
@@ -207,6 +231,10 @@ def _run(args: argparse.Namespace) -> int:
         from edge_rotator import doctor
 
         return doctor.run(args.config, args.login)
+    if args.command == "report":
+        from edge_rotator import s3
+
+        return s3.report(args.config, args.name, sys.stdin.buffer.read(_REPORT_MAX))
     from edge_rotator import csr
 
     return csr.run(args)

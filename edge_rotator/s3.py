@@ -1,4 +1,4 @@
-"""S3, asked with the credentials at hand whether it takes, gives and lists as Litestream needs it to."""
+"""S3, with the credentials at hand: whether it takes, gives and lists as Litestream needs it to; reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from edge_rotator import provider
+from edge_rotator import backend, delivery, files, provider, systemd
+from edge_rotator import config as configuration
 from edge_rotator.errors import RotatorError
 
 if TYPE_CHECKING:
@@ -85,3 +86,23 @@ class S3:
                 detail = f"{bucket}/{path}: transaction {txid} is not there after {patience:.0f} s"
                 raise RotatorError("replication_stalled", detail)
             time.sleep(1)
+
+
+def report(path: str, name: str, body: bytes) -> int:
+    """Put a report below the thing's own prefix, in the bucket of its first replica; return 0.
+
+    Raises `s3_refused` with S3's own words, `file_unreadable` without credentials, or a transfer's class.
+    """
+    config = configuration.load(path)
+    files.become(config.user)
+    backend.prepare_environment(config)
+    import pycurl
+
+    if not config.replicas:
+        raise RotatorError("s3_refused", "no delivery.replicas, so no bucket is known")
+    if not hasattr(pycurl, "AWS_SIGV4"):
+        raise RotatorError("backend_unusable", "Debian 12's pycurl cannot sign requests to S3")
+    server = S3(config, systemd.environment(config.service, "SSL_CERT_FILE"), delivery.read(config))
+    bucket, _ = config.replicas[0]
+    server._do("PUT", f"{bucket}/{quote(config.thing_name)}/{name}", body=body)
+    return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.edge_litestream.appliance.plugins.plugin_utils import bundle
+from ansible_collections.edge_litestream.appliance.plugins.plugin_utils import artifacts, bundle
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.building import (
     BuildError,
     BuildingAction,
@@ -22,6 +22,7 @@ WITHOUT = (
 )
 
 
+ERRORS = (bundle.BundleError, BuildError, KeptError, artifacts.ArtifactError)
 # Of the other release; what was changed in the cache, another KeptError, still ends the play.
 FAILURES = (bundle.BundleError, BuildError, NotMadeError, subprocess.SubprocessError)
 
@@ -29,7 +30,7 @@ FAILURES = (bundle.BundleError, BuildError, NotMadeError, subprocess.SubprocessE
 class ActionModule(BuildingAction):
     """The bundle is the control node's; what is compiled is the connection's, which is a build host's."""
 
-    _VALID_ARGS = frozenset({"cache", "platform", "mirrors"})
+    _VALID_ARGS = frozenset({"cache", "platform", "mirrors", "artifacts"})
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Make what is missing; fails with one sentence and its fix."""
@@ -38,6 +39,8 @@ class ActionModule(BuildingAction):
         said: dict[str, Any] = {}
         try:
             plan = bundle.Plan(args["cache"], **args["platform"])
+            if source := args.get("artifacts"):
+                return {"changed": False, **artifacts.bundle(plan, source, self._task.check_mode)}
             # Check mode makes nothing, not even on the control node.
             if not plan.assembled() and not self._task.check_mode:
                 with tempfile.TemporaryDirectory() as name:
@@ -50,7 +53,7 @@ class ActionModule(BuildingAction):
                             plan = bundle.Plan(args["cache"], **{**args["platform"], "upgrade": None})
                     bundle.assemble(plan, wheels)
             return {"changed": False, **said, **plan.report()}
-        except (bundle.BundleError, BuildError, KeptError, OSError, subprocess.SubprocessError) as error:
+        except (*ERRORS, OSError, subprocess.SubprocessError) as error:
             raise AnsibleActionFail(str(error)) from error
 
     def _wheels(self, build: bundle.Build, folder: Path, task_vars: Any) -> list[Path]:

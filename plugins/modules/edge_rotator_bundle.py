@@ -60,6 +60,7 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment: edge_litestream.appliance.artifacts
 attributes:
   check_mode:
     description: Whether check mode tells what would change.
@@ -90,6 +91,10 @@ platform:
   returned: always
 bundle:
   description: Path of the archive.
+  type: str
+  returned: always
+artifact:
+  description: Name of the archive among those that devices fetch.
   type: str
   returned: always
 assembled:

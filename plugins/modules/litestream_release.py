@@ -43,6 +43,7 @@ options:
     description: Directory on the control node.
     type: str
     required: true
+extends_documentation_fragment: edge_litestream.appliance.artifacts
 attributes:
   check_mode:
     description: Fills the cache in any mode, since what comes after needs the file.
@@ -64,6 +65,10 @@ EXAMPLES = r"""
 RETURN = r"""
 path:
   description: Path of the program on the control node; its name is C(litestream).
+  returned: success
+  type: str
+artifact:
+  description: Name of the program among those that devices fetch.
   returned: success
   type: str
 sha256:

@@ -73,6 +73,10 @@ def main() -> None:
         steps = [[*APT, "update"]] if not lists_current() else []
         for command in [*steps, [*APT, "--no-install-recommends", "install", *missing]]:
             code, output, errors = module.run_command(command)
+            if code and "dpkg --configure -a" in errors:
+                # A power cut came in the middle of an installation; that is how it is finished.
+                module.run_command(["dpkg", "--configure", "--pending"])
+                code, output, errors = module.run_command(command)
             if code:
                 said = "\n".join((output + errors).strip().splitlines()[-8:])
                 module.fail_json(msg=f"{' '.join(command)} failed:\n{said}", missing=missing)

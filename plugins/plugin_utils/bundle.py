@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,6 +26,7 @@ from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.kept imp
 COLLECTION = Path(__file__).resolve().parents[2]
 LOCK = COLLECTION / "files/device-requirements.lock"
 BUILD_LOCK = COLLECTION / "files/device-build-requirements.lock"
+PULL_LOCK = COLLECTION / "files/device-pull-requirements.lock"
 TIMEOUT_S = 600
 COMPILED = [
     "pycurl"
@@ -69,6 +71,16 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "lib"))
 {more}from edge_rotator.cli import main  # noqa: E402
+
+sys.exit(main())
+"""
+# Jinja2 and PyYAML are Debian's.
+ANSIBLE_LAUNCHER = """#!/usr/bin/python3 -I
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "lib"))
+from ansible.cli.playbook import main  # noqa: E402
 
 sys.exit(main())
 """
@@ -133,7 +145,8 @@ class Plan:
         if version is None:
             raise BundleError(f"{COLLECTION / 'edge_rotator/__init__.py'} names no version")
         self.version = f"{version[1]}-{digest.hexdigest()[:12]}"
-        self.folder = self.cache / f"edge-rotator-{self.version}-{self.own.platform}"
+        self.artifact = f"edge-rotator-{self.version}-{self.own.platform}.tar.gz"
+        self.folder = self.cache / self.artifact.removesuffix(".tar.gz")
         self.bundle = self.folder / "edge-rotator.tar.gz"
 
     def assembled(self) -> bool:
@@ -150,6 +163,49 @@ class Plan:
             "platform": self.own.platform,
             "bundle": str(self.bundle),
             "assembled": self.assembled(),
+            "artifact": self.artifact,
+        }
+
+
+class Core:
+    """ansible-core for devices that pull: a wheel without compiled parts, so one archive for all."""
+
+    def __init__(self, cache: str) -> None:
+        lock = PULL_LOCK.read_text()
+        found = re.search(r"^ansible-core==([0-9.]+)", lock, re.MULTILINE)
+        if found is None:
+            raise BundleError(f"{PULL_LOCK} has no entry for ansible-core: run make lock")
+        self.version = f"{found[1]}-{hashlib.sha256((lock + ANSIBLE_LAUNCHER).encode()).hexdigest()[:12]}"
+        self.artifact = f"ansible-core-{self.version}.tar.gz"
+        self.folder = Path(cache) / self.artifact.removesuffix(".tar.gz")
+        self.bundle = self.folder / "ansible-core.tar.gz"
+
+    def make(self) -> None:
+        """Have it in the cache. Raises BundleError, KeptError."""
+
+        def make(target: Path) -> None:
+            with tempfile.TemporaryDirectory() as name:
+                pip(
+                    "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--platform",
+                    "any", "--python-version", "3.11", "--dest", name, "--requirement", str(PULL_LOCK),
+                )  # fmt: skip
+                tree = Path(name, "tree")
+                for wheel in sorted(Path(name).glob("*.whl")):
+                    unpack(wheel, tree / "lib")
+                # A third of it, and nothing that runs a play.
+                shutil.rmtree(tree / "lib/ansible_test", ignore_errors=True)
+                launch(tree / "bin/ansible-playbook", ANSIBLE_LAUNCHER)
+                pack(tree, target / self.bundle.name)
+
+        keep(self.folder, make)
+
+    def report(self) -> dict[str, object]:
+        """Tell Ansible what it works with."""
+        return {
+            "version": self.version,
+            "bundle": str(self.bundle),
+            "assembled": bool(kept(self.folder)),
+            "artifact": self.artifact,
         }
 
 
@@ -239,17 +295,22 @@ def assemble(plan: Plan, wheels: list[Path]) -> None:
         package.mkdir()
         for module in plan.package:
             (package / module.name).write_bytes(module.read_bytes())
-        launcher = tree / "bin/edge-rotator"
-        launcher.parent.mkdir()
-        launcher.write_text(plan.launcher)
-        launcher.chmod(0o755)
+        launch(tree / "bin/edge-rotator", plan.launcher)
+        keep(plan.folder, lambda target: pack(tree, target / plan.bundle.name))
 
-        def make(target: Path) -> None:
-            with tarfile.open(target / plan.bundle.name, "w:gz") as packed:
-                for path in sorted(tree.rglob("*")):
-                    packed.add(path, str(path.relative_to(tree)), recursive=False, filter=root_owned)
 
-        keep(plan.folder, make)
+def launch(program: Path, text: str) -> None:
+    """Write a program that finds the bundle's packages."""
+    program.parent.mkdir()
+    program.write_text(text)
+    program.chmod(0o755)
+
+
+def pack(tree: Path, archive: Path) -> None:
+    """Put all of a directory into an archive."""
+    with tarfile.open(archive, "w:gz") as packed:
+        for path in sorted(tree.rglob("*")):
+            packed.add(path, str(path.relative_to(tree)), recursive=False, filter=root_owned)
 
 
 def root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:

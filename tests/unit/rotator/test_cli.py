@@ -11,7 +11,7 @@ from edge_rotator import cli, files, rotation, schedule, state
 from edge_rotator import config as configuration
 from edge_rotator.errors import KINDS
 
-COMMANDS = ["", "rotate", "due", "status", "metrics", "doctor", "csr"]
+COMMANDS = ["", "rotate", "due", "status", "metrics", "doctor", "report", "csr"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -38,7 +38,9 @@ def test_every_exit_code_is_in_a_documented_range() -> None:
         assert words in cli._TOP_END.replace("\n", " ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["rotate", "--nonsense"], ["due", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["report", "app.db/0000"], ["nonsense"], ["rotate", "--nonsense"], ["due", "x"]]
+)
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

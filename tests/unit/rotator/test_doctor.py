@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -18,13 +19,14 @@ from types import SimpleNamespace
 from urllib.parse import parse_qs
 
 import pkcs11
+import pycurl
 import pytest
 from conftest import ROOT, Device
 from faultserver import Handler
 from pki import DAY, Authority, now
 from tokens import use_debian_pycurl
 
-from edge_rotator import clock, doctor, litestream, systemd, token
+from edge_rotator import cli, clock, doctor, litestream, s3, systemd, token
 from edge_rotator import config as configuration
 from edge_rotator.errors import FORCE, KINDS, RotatorError
 
@@ -245,7 +247,7 @@ def config(local: Device) -> configuration.Config:
     return configuration.load(str(local.config))
 
 
-def kind(check: Callable[[], str]) -> str:
+def kind(check: Callable[[], object]) -> str:
     """Name of the error that a check ends with."""
     with pytest.raises(RotatorError) as caught:
         check()
@@ -359,6 +361,22 @@ def test_a_device_that_may_not_delete_is_well(config: configuration.Config, buck
     bucket.objects["/bucket/edge01/app.db/0000/0000000000000007-0000000000000007.ltx"] = b"x"
     bucket.refused = "DELETE"
     assert "took, gave and listed" in doctor._s3(config)
+
+
+def test_a_report_is_below_the_things_own_prefix(
+    config: configuration.Config, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "load", lambda _path: config)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"result": "ok"}')))
+    assert cli.main(["report", "pull/last.json"]) == 0
+    assert bucket.objects == {"/bucket/edge01/pull/last.json": b'{"result": "ok"}'}
+    bucket.refused = "PUT"
+    assert kind(lambda: s3.report(config.path, "pull/last.json", b"")) == "s3_refused"
+    config.replicas = []
+    assert kind(lambda: s3.report(config.path, "pull/last.json", b"")) == "s3_refused"
+    monkeypatch.delattr(pycurl, "AWS_SIGV4")
+    config.replicas = [["https://localhost:1/bucket", "edge01/app.db"]]
+    assert kind(lambda: s3.report(config.path, "pull/last.json", b"")) == "backend_unusable"
 
 
 def test_s3_without_credentials(
