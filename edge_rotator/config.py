@@ -92,7 +92,7 @@ class _Provider:
     certificate_file: str = text("/etc/edge-identity/device.crt", _PATH, "an absolute path")
     ca_file: str = text("/etc/edge-identity/ca-bundle.pem", _PATH, "an absolute path")
     backend: str = one_of("engine", BACKENDS)
-    proxy: str = text("", rf"(?:{_PROXY})?", "http://HOST:PORT, without a user and a password, or empty for none")
+    proxy: str = text("", rf"(?:{_PROXY})?", "http://HOST:PORT without a user, or empty for none")
     proxy_credentials_file: str = text("", _OPTIONAL_PATH, "an absolute path, or empty for a proxy without")
     connect_timeout: float = number(10, 0.1, 300)
     timeout: float = number(30, 0.1, 600)
@@ -212,6 +212,7 @@ def check(path: str, raw: dict[str, Any]) -> Config:
                 raise _bad(path, f"{section}.{name}", value, key.rule)
             setattr(config, name, value)
     _check_environment(config)
+    _check_proxy(config)
     _cross_checks(config)
     return config
 
@@ -222,6 +223,13 @@ def _check_environment(config: Config) -> None:
         allowed = _matches(r"[A-Z_][A-Z0-9_]*", name) and not _matches(_ENVIRONMENT_REFUSED, name)
         if not allowed or not _matches(_TEXT, value):
             raise _bad(config.path, f"token.environment.{name}", value, "a variable the module reads")
+
+
+def _check_proxy(config: Config) -> None:
+    if config.proxy and not 1 <= int(config.proxy.rpartition(":")[2]) <= 65535:
+        raise _bad(config.path, "provider.proxy", config.proxy, "a URL with a port to 65535")
+    if config.proxy_credentials_file and not config.proxy:
+        raise _bad(config.path, "provider.proxy", "", "set with provider.proxy_credentials_file")
 
 
 def _cross_checks(config: Config) -> None:
@@ -237,10 +245,6 @@ def _cross_checks(config: Config) -> None:
     host, _, port = config.endpoint.partition(":")
     if len(host) > 253 or (port and not 1 <= int(port) <= 65535):
         raise _bad(path, "provider.endpoint", config.endpoint, "a host name and a port to 65535")
-    if config.proxy and not 1 <= int(config.proxy.rpartition(":")[2]) <= 65535:
-        raise _bad(path, "provider.proxy", config.proxy, "a URL with a port to 65535")
-    if config.proxy_credentials_file and not config.proxy:
-        raise _bad(path, "provider.proxy", "", "set with provider.proxy_credentials_file")
     for key in ("refresh_margin", "safety_margin"):
         if getattr(config, key) >= config.expected_lifetime:
             rule = f"less than schedule.expected_lifetime ({config.expected_lifetime:g} s)"

@@ -39,6 +39,8 @@ class Proxy(socketserver.ThreadingTCPServer):
 
 
 class Handler(socketserver.BaseRequestHandler):
+    """One connection."""
+
     server: Proxy
 
     def handle(self) -> None:
@@ -117,7 +119,9 @@ def test_the_servers_own_certificate_still_counts(proxied: Device, pki: Any) -> 
     assert caught.value.kind.name == "tls_server_untrusted"
 
 
-@pytest.mark.parametrize(("status", "kind"), [(403, "proxy_refused"), (502, "connect"), (503, "connect")])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, "proxy_refused"), (403, "proxy_refused"), (502, "connect"), (503, "connect")]
+)
 def test_what_it_answers(proxied: Device, proxy: Proxy, status: int, kind: str) -> None:
     proxy.status = status
     with pytest.raises(RotatorError, match=f"the proxy answers {status}") as caught:
@@ -163,7 +167,9 @@ def test_the_environment_changes_nothing(proxied: Device, proxy: Proxy, monkeypa
     assert len(proxy.heads) == 1
 
 
-def test_systemd_hands_the_login_over(proxied: Device, proxy: Proxy, tmp_path: Path, monkeypatch: Any) -> None:
+def test_systemd_hands_the_login_over(
+    proxied: Device, proxy: Proxy, tmp_path: Path, monkeypatch: Any
+) -> None:
     """The file itself is root's alone."""
     proxied.configure(provider={"proxy_credentials_file": "/nowhere"})
     handed = tmp_path / "credentials"
@@ -211,7 +217,7 @@ def test_urls_that_are_taken(local: Device, proxy: str) -> None:
 
 def test_a_login_needs_a_proxy(local: Device) -> None:
     local.configure(provider={"proxy_credentials_file": "/etc/login"})
-    with pytest.raises(RotatorError, match="provider.proxy = ''"):
+    with pytest.raises(RotatorError, match=r"provider\.proxy = ''"):
         configuration.load(str(local.config))
 
 
