@@ -26,14 +26,14 @@ export RECORD ?=
 # The longest first.
 export SCENARIOS ?= default life rings tokens
 
-.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
+.PHONY: help demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-cost bench-fleet soak lab-up converge ssh lab-down docs dist lock setup clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 ifneq ($(SUDO),)
 
-demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
+demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-cost bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
 	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,BESIDE,FLEET,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
@@ -101,6 +101,9 @@ bench: setup ## cost of a tick and of a rotation beside curl, awscrt and a bare 
 
 bench-gap: setup ## largest gap between uploads, per mode and load: make bench-gap MINUTES=10 (RECORD=1)
 	@python -m experiment.gap --minutes $(MINUTES) $(if $(RECORD),--record)
+
+bench-cost: setup ## requests, bytes and flash per day and profile: make bench-cost MINUTES=10 (RECORD=1 renews docs/cost.md)
+	@python -m experiment.cost --minutes $(MINUTES) $(if $(RECORD),--record)
 
 bench-fleet: setup ## simulate a million things after a power cut (RECORD=1 renews docs/scale.md)
 	@python tests/bench/fleet.py $(if $(RECORD),--record)

@@ -2,7 +2,8 @@
 """Write the pages of docs/ that are made from the source; with --check, fail where one has drifted.
 
 variables.md from the roles' argument specs, errors.md from edge_rotator/errors.py, cli.md from the
-help texts in edge_rotator/cli.py, reliability.md from the table of faults and from what `make faults` saw.
+help texts in edge_rotator/cli.py, reliability.md from the table of faults and from what `make faults` saw,
+cost.md from Litestream's profiles and from what `make bench-cost` measured.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from edge_rotator import cli as command_line  # noqa: E402
 from edge_rotator import errors, schedule  # noqa: E402
+from plugins.module_utils import litestream_config  # noqa: E402
 
 ROLES = ["pkcs11", "device_identity", "litestream", "edge_rotator", "sample_app", "edge_pull"]
 RETRIES = {
@@ -307,11 +309,147 @@ def reliability() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+# US dollars for a request to S3 Standard in us-east-1, and when that was so. Deletions cost nothing.
+PRICES = {"PUT": 5e-6, "LIST": 5e-6, "GET": 4e-7}
+PRICES_OF = "2026-11"
+DAYS = 30.4  # of a month
+LIFETIMES = {"15 min": 900, "1 h": 3600, "12 h": 43200}
+
+
+def amount(number: float) -> str:
+    """Show bytes."""
+    step = 1000
+    for unit in ("B", "kB", "MB"):
+        if number < step:
+            return f"{number:.3g} {unit}"
+        number /= step
+    return f"{number:.1f} GB"
+
+
+def profile_row(name: str) -> list[str]:
+    """Show what a profile sets, written out with the defaults below it."""
+    whole = litestream_config.render({"dbs": [{}]}, "0.5.17", profile=name)
+    levels = ", ".join(level["interval"] for level in whole["levels"])
+    keys = ("l0-retention", "l0-retention-check-interval")
+    snapshot = whole["snapshot"]
+    return [
+        f"`{name}`",
+        whole["dbs"][0].get("monitor-interval", "1s"),
+        levels,
+        *(whole[key] for key in keys),
+        snapshot["interval"],
+        snapshot["retention"],
+    ]
+
+
+def cost_row(name: str, run: dict[str, Any]) -> list[str]:
+    """Show what a profile costs in a day, and its requests in a month."""
+    seen = run["profiles"][name]
+    counts = seen["requests"]
+    dollars = DAYS * sum(counts[kind] * price for kind, price in PRICES.items())
+    wire = seen["wire_up"] + seen["wire_down"]
+    anew = wire + counts["PUT"] * run["rotation_wire_bytes"]
+    requests = [f"{counts[kind]:,}" for kind in ("PUT", "LIST", "GET", "DELETE")]
+    flash = [amount(seen["flash"][unit]) for unit in ("litestream", "sample-app")]
+    return [f"`{name}`", *requests, amount(wire), amount(anew), *flash, f"{dollars:.2f}"]
+
+
+def cost() -> str:
+    """Put the page of the costs together."""
+    run = yaml.safe_load((ROOT / "docs/cost.yml").read_text())
+    rotation = run["rotation_wire_bytes"]
+    lines = [
+        "# What a device costs",
+        "",
+        "Made by `make docs` from Litestream's profiles and from what `make bench-cost` measured in",
+        "the lab; a test fails where it drifts.",
+        "",
+        "One variable, `litestream_profile`, per device or group, chooses how often a database is",
+        "looked at, compacted and uploaded as a whole. What `litestream_config` and `edge_databases`",
+        "say themselves wins.",
+        "",
+        "| profile | `monitor-interval` | `levels` | `l0-retention` | its check | snapshot | its retention |",
+        "|---|---|---|---|---|---|---|",
+        *("| " + " | ".join(profile_row(name)) + " |" for name in litestream_config.PROFILES),
+        "",
+        "`monitor-interval` is what counts: at each look, all that was written since the last one",
+        "becomes one file, and each file is one PUT. It is also what is lost with a device that is",
+        "lost. `sync-interval` only says when the files that there are go out: at 1m, sixty files go",
+        "out each minute, and nothing is saved.",
+        "",
+        "## Measured",
+        "",
+        f"Per day and device: Litestream {run['litestream']}, one database, a row every",
+        f"{run['row_every_s']:g} s. `make bench-cost MINUTES={run['minutes']:g}`, {run['date']},",
+        "process mode. The intervals and the application ran faster by the number that the last",
+        "column names, so that each run was of as many hours; requests are by the log of the",
+        "stand-in for S3, bytes on the wire by the device's cable, all layers included. Snapshots and",
+        "rotations are not in it: see below.",
+        "",
+        "| profile | PUT | LIST | GET | deletions | on the wire | with a new connection for each PUT"
+        " | flash, Litestream | flash, application | US$ a month | measured |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, seen in run["profiles"].items():
+        measured = f"{seen['hours']:g} h, {seen['faster']} times faster"
+        lines.append("| " + " | ".join([*cost_row(name, run), measured]) + " |")
+    lines += [
+        "",
+        "Here the connection to S3 stays open between two PUTs. AWS does not say how long S3 keeps",
+        "one that is idle; the column beside it has a TLS handshake for each PUT, as large as that of",
+        "a rotation. What you will see lies between the two. Flash is what Linux counts for the",
+        "process, before what the file system adds.",
+        "",
+        f"US dollars: requests alone, S3 Standard in us-east-1 in {PRICES_OF}: 0.005 for 1,000 PUT or LIST,",
+        "0.0004 for 1,000 GET, nothing for deletions. Storage and what leaves AWS at a restore come on top.",
+        "",
+        *(f"- note: {note}" for note in run.get("notes", [])),
+        "",
+        "## Snapshots",
+        "",
+        "A snapshot uploads the whole database, compressed, once per interval and database.",
+        "On a metered link this is most of the traffic of a large database. Computed, not measured:",
+        "",
+        "| profile | snapshots a month | a database of 100 MB that packs to half: a month |",
+        "|---|---|---|",
+    ]
+    for name in litestream_config.PROFILES:
+        whole = litestream_config.render({"dbs": [{}]}, "0.5.17", profile=name)
+        times = DAYS * 86400 / (litestream_config.seconds(whole["snapshot"]["interval"]) or 1)
+        lines.append(f"| `{name}` | {times:.1f} | {amount(times * 50e6)} |")
+    lines += [
+        "",
+        "## Rotations",
+        "",
+        f"A rotation took {amount(rotation)} on the wire, mutual TLS and all. Their number follows",
+        "from the life time that the role alias grants (`edge_rotator_expected_lifetime`, by the",
+        "playbook `cloud`), which is the fleet's and in no profile: a metered device in a fleet of",
+        "short lives needs a role alias of its own.",
+        "",
+        "| life time | rotations a day, process mode | bytes a day | environment mode | bytes a day |",
+        "|---|---|---|---|---|",
+    ]
+    for text, lifetime in LIFETIMES.items():
+        cells = [text]
+        for mode in ("process", "environment"):
+            # The mean of the spread.
+            times = 86400 / (schedule.due_after(lifetime, mode, min(300, lifetime / 3), "") or 1)
+            cells += [f"{times:.0f}", amount(times * rotation)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "In environment mode each rotation also restarts Litestream, which looks, uploads and lists at each",
+        "start: with `metered` and `hourly` use process mode.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 PAGES = {
     "variables.md": variables,
     "errors.md": error_table,
     "cli.md": cli,
     "reliability.md": reliability,
+    "cost.md": cost,
 }
 
 

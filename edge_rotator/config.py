@@ -21,6 +21,7 @@ _TEXT = r"[^\x00-\x1f\x7f]+"
 _LABEL = rf"(?:{_TEXT})?"
 _USER = r"[a-z_][a-z0-9_-]{0,31}"
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?"
+_PROXY = r"http://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
 _URL = rf"https://(?:{_HOST}|\[[0-9a-fA-F:]+\](?::[0-9]{{1,5}})?)(?:/[a-z0-9._-]+)?"
 # What a PKCS#11 module needs never includes these; they could change what the interpreter runs.
 _ENVIRONMENT_REFUSED = r"LD_.*|PYTHON.*|AWS_.*|PATH|SSLKEYLOGFILE"
@@ -91,6 +92,8 @@ class _Provider:
     certificate_file: str = text("/etc/edge-identity/device.crt", _PATH, "an absolute path")
     ca_file: str = text("/etc/edge-identity/ca-bundle.pem", _PATH, "an absolute path")
     backend: str = one_of("engine", BACKENDS)
+    proxy: str = text("", rf"(?:{_PROXY})?", "http://HOST:PORT without a user, or empty for none")
+    proxy_credentials_file: str = text("", _OPTIONAL_PATH, "an absolute path, or empty for a proxy without")
     connect_timeout: float = number(10, 0.1, 300)
     timeout: float = number(30, 0.1, 600)
 
@@ -142,6 +145,7 @@ class Config(_Provider, _Token, _Schedule, _Delivery, _Service):
     """The checked configuration; one attribute per key of the file (times in seconds)."""
 
     path: str
+    proxy_login: str | None = None  # USER:PASSWORD, once root has read it
 
     @property
     def credentials_file(self) -> str:
@@ -181,7 +185,9 @@ def as_user(path: str) -> Config:
 
 
 def _bad(path: str, key: str, value: object, rule: str) -> RotatorError:
-    return RotatorError("config_invalid", f"{path}: {key} = {value!r}: must be {rule}")
+    # Whoever wrote a password into the proxy's URL must not find it in a log.
+    shown = "(value hidden)" if key == "provider.proxy" and "@" in str(value) else repr(value)
+    return RotatorError("config_invalid", f"{path}: {key} = {shown}: must be {rule}")
 
 
 def check(path: str, raw: dict[str, Any]) -> Config:
@@ -206,6 +212,7 @@ def check(path: str, raw: dict[str, Any]) -> Config:
                 raise _bad(path, f"{section}.{name}", value, key.rule)
             setattr(config, name, value)
     _check_environment(config)
+    _check_proxy(config)
     _cross_checks(config)
     return config
 
@@ -216,6 +223,13 @@ def _check_environment(config: Config) -> None:
         allowed = _matches(r"[A-Z_][A-Z0-9_]*", name) and not _matches(_ENVIRONMENT_REFUSED, name)
         if not allowed or not _matches(_TEXT, value):
             raise _bad(config.path, f"token.environment.{name}", value, "a variable the module reads")
+
+
+def _check_proxy(config: Config) -> None:
+    if config.proxy and not 1 <= int(config.proxy.rpartition(":")[2]) <= 65535:
+        raise _bad(config.path, "provider.proxy", config.proxy, "a URL with a port to 65535")
+    if config.proxy_credentials_file and not config.proxy:
+        raise _bad(config.path, "provider.proxy", "", "set with provider.proxy_credentials_file")
 
 
 def _cross_checks(config: Config) -> None:

@@ -171,15 +171,24 @@ def _clock(config: Config) -> str:
 
 def _dns(config: Config) -> str:
     host, _, port = config.endpoint.partition(":")
+    if config.proxy:  # which resolves the endpoint itself
+        proxy = urlsplit(config.proxy)
+        host, port = str(proxy.hostname), str(proxy.port)
     try:
         found = socket.getaddrinfo(host, int(port or 443), type=socket.SOCK_STREAM)
     except OSError as exc:
         raise RotatorError("dns", f"{host}: {exc.strerror or exc}") from None
-    return f"{host} is {found[0][4][0]}"
+    return f"{'the proxy ' if config.proxy else ''}{host} is {found[0][4][0]}"
+
+
+def _needs_proxy(config: Config) -> None:
+    if config.proxy_credentials_file and config.proxy_login is None:
+        raise SkippedError("needs --login: root alone reads what the proxy asks for")
 
 
 def _tls(config: Config) -> str:
     """Connect with the server's certificate checked, and ask for nothing."""
+    _needs_proxy(config)
     backend.check(config)
     import pycurl
 
@@ -199,6 +208,7 @@ def _tls(config: Config) -> str:
 
 
 def _provider(config: Config, secret: str | None) -> str:
+    _needs_proxy(config)
     if config.pin_file and config.backend != "file":
         if secret is None:
             raise SkippedError("needs --login")
@@ -230,6 +240,7 @@ def _s3(config: Config) -> str:
 
     if not config.replicas:
         raise SkippedError("no delivery.replicas")
+    _needs_proxy(config)
     clock, state = read_clock(), states.load(config.state_directory)
     held = state.remaining(clock, config.credentials_file) > 0
     signs = hasattr(pycurl, "AWS_SIGV4")  # Debian 12's own pycurl (backend gnutls) does not
@@ -392,6 +403,8 @@ def run(path: str, login: bool) -> int:
     try:
         config = configuration.load(path)
         secret = token.read_pin(config.pin_file) if login and config.backend != "file" else None
+        if os.geteuid() == 0 or os.access(config.proxy_credentials_file, os.R_OK):
+            config.proxy_login = provider.proxy_login(config)
         files.become(config.user)
     except RotatorError as error:
         _show("config", "failed", error.kind.name, error.detail)

@@ -70,6 +70,9 @@ tls_host_mismatch        21  permanent  provider.endpoint is not the name in the
 tls_client_refused       22  permanent  the endpoint refused our certificate: register and activate it, and
                                         check the clock
 tls_failed               23  transient  the TLS handshake failed; run `{_DOCTOR}`
+proxy_refused            24  permanent  the proxy let nothing through: 401 and 407 ask for other credentials
+                                        (edge_rotator_proxy_credentials), any other number for a rule of the
+                                        proxy that admits the named host and port
 thing_not_attached       30  permanent  attach the thing to the certificate (aws iot attach-thing-principal),
                                         or correct provider.thing_name
 policy_denied            31  permanent  the IoT policy of the certificate must allow

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 65536
 _MAX_MESSAGE = 200
+_MAX_LOGIN = 1024
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -135,6 +136,43 @@ def _transfer(config: Config, pin_path: str) -> Answer:
     return Answer(status, headers, body, clock.read_clock().wall)
 
 
+def proxy_login(config: Config) -> str:
+    """USER:PASSWORD for the proxy, from systemd's credential `proxy`, else from the file that root reads.
+
+    Empty for a proxy without. Raises `file_unreadable`.
+    """
+    path = config.proxy_credentials_file
+    if not path:
+        return ""
+    if (directory := os.environ.get("CREDENTIALS_DIRECTORY", "")) and os.path.exists(f"{directory}/proxy"):
+        path = f"{directory}/proxy"
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            login = file.read(_MAX_LOGIN + 1)
+    except OSError as exc:
+        raise RotatorError("file_unreadable", f"{path}: {exc.strerror}") from None
+    if ":" not in login or len(login) > _MAX_LOGIN or not (login.isascii() and login.isprintable()):
+        # The unit's credential is a copy, a tab where there is none.
+        wanted = "USER:PASSWORD and nothing else"
+        raise RotatorError("file_unreadable", f"{config.proxy_credentials_file} must exist and hold {wanted}")
+    return login
+
+
+def _use_proxy(curl: pycurl.Curl, config: Config) -> None:
+    """Have libcurl ask the proxy for a tunnel (CONNECT); TLS stays between us and the server."""
+    import pycurl
+
+    # Set in any case, empty for none: what the environment says is not asked for.
+    curl.setopt(pycurl.PROXY, config.proxy)
+    curl.setopt(pycurl.NOPROXY, "")
+    login = proxy_login(config) if config.proxy_login is None else config.proxy_login
+    if config.proxy and login:
+        from urllib.parse import quote
+
+        # libcurl decodes it.
+        curl.setopt(pycurl.PROXYUSERPWD, ":".join(quote(part, safe="") for part in login.split(":", 1)))
+
+
 def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[str, str], bytes]:
     """Do one request; return its status, headers and body. `ca_file` empty: the system's CAs.
 
@@ -145,6 +183,8 @@ def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[
     head, body = bytearray(), bytearray()
 
     def keep(data: bytes, kept: bytearray) -> int | None:
+        if kept is head and data.startswith(b"HTTP/"):
+            head.clear()  # what came before was the proxy's
         kept.extend(data)
         return 0 if len(head) + len(body) > MAX_BODY else None  # 0 makes libcurl give up
 
@@ -160,7 +200,6 @@ def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[
         (pycurl.PROTOCOLS, pycurl.PROTO_HTTPS),
         (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
         (pycurl.FOLLOWLOCATION, 0),
-        (pycurl.PROXY, ""),
         (pycurl.NOSIGNAL, 1),
         (pycurl.CONNECTTIMEOUT_MS, int(config.connect_timeout * 1000)),
         (pycurl.TIMEOUT_MS, int(config.timeout * 1000)),
@@ -168,6 +207,7 @@ def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[
         (pycurl.WRITEFUNCTION, lambda data: keep(data, body)),
     ):
         curl.setopt(option, value)
+    _use_proxy(curl, config)
     try:
         curl.perform()
         status = curl.getinfo(pycurl.RESPONSE_CODE)
@@ -175,7 +215,11 @@ def perform(curl: pycurl.Curl, config: Config, ca_file: str) -> tuple[int, dict[
         if len(head) + len(body) > MAX_BODY:
             raise RotatorError("answer_oversized", f"more than {MAX_BODY} bytes") from None
         incomplete = curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD) > len(body)
-        raise transport_error(int(exc.args[0]), curl.errstr(), incomplete) from None
+        error = proxy_error(config.proxy, curl.getinfo(pycurl.HTTP_CONNECTCODE))
+        error = error or transport_error(int(exc.args[0]), curl.errstr(), incomplete)
+        if config.proxy:
+            error = RotatorError(error.kind.name, f"{error.detail}, by way of {config.proxy}")
+        raise error from None
     finally:
         curl.close()
     lines = [line.partition(":") for line in head.decode("latin-1").split("\n")]
@@ -188,6 +232,7 @@ _PERHAPS_TOKEN = ("token_failed", "tls_failed", "tls_client_refused", "connectio
 _CODES = {
     2: "internal_error",
     4: "backend_unusable",
+    5: "dns",
     6: "dns",
     7: "connect",
     18: "answer_truncated",
@@ -233,6 +278,15 @@ _WORDS: dict[int, tuple[tuple[tuple[str, ...], str], ...]] = {
     56: _SEND_OR_RECEIVE,
     60: _SERVER_CERTIFICATE,
 }
+
+
+def proxy_error(proxy: str, status: int) -> RotatorError | None:
+    """Class of a proxy's answer to CONNECT, if it gave one that is no success."""
+    if not proxy or status < 300:
+        return None
+    # 5xx: it let us ask, and did not reach the server itself.
+    name = "connect" if status >= 500 else "proxy_refused"
+    return RotatorError(name, f"the proxy answers {status} to CONNECT")
 
 
 def transport_error(code: int, message: str, incomplete: bool = False) -> RotatorError:

@@ -31,6 +31,7 @@ class ActionModule(ActionBase):
                 "group": {"type": "str", "default": "edge-data"},
                 "own_group": {"type": "str", "default": "litestream"},
                 "meta": {"type": "str", "default": ""},
+                "profile": {"type": "str", "default": "default"},
             }
         )
         return plan(args)
@@ -39,13 +40,14 @@ class ActionModule(ActionBase):
 def plan(args: dict[str, Any]) -> dict[str, Any]:
     """Return all that follows from a configuration, or its problems."""
     version, interval = args["version"], args["restart_interval"]
+    profile = args.get("profile", "default")
     numbered: dict[int, str] = {}
     shared: dict[str, str] = {}
     try:
         config, groups, numbered = ls.merge(
             args["config"], args["databases"], args["groups"], args["group"], version, args
         )
-        problems = ls.check(config, version, interval, args["prefix"], args["managed"])
+        problems = ls.check(config, version, interval, args["prefix"], args["managed"], profile)
         if not problems:
             shared = ls.groups_of(config, groups, args["group"], args["own_group"])
     except ValueError as error:
@@ -53,14 +55,16 @@ def plan(args: dict[str, Any]) -> dict[str, Any]:
     if problems:
         problems = [ls.named(problem, numbered) for problem in problems]
         return {"failed": True, "changed": False, "problems": problems, "msg": "\n".join(problems)}
+    written = ls.render(config, version, interval, args["socket"], args["meta"], profile)
     return {
         "changed": False,
         "problems": [],
-        "config": ls.render(config, version, interval, args["socket"], args["meta"]),
+        "config": written,
         "databases": ls.databases(config),
         "patterns": ls.patterns(config),
         "replicas": ls.replica_places(config, args["region"]),
         "sync_interval": ls.sync_interval(config),
+        "monitor_interval": ls.monitor_interval(written),
         "directories": list(shared),
         "groups": shared,
         "searches": ls.searches(config),

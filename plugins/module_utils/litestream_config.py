@@ -89,6 +89,25 @@ _DEFAULTS_05: Config = {
     # All that waits: after each 256 files it would say that it has synced, with thousands yet to go.
     "max-sync-ltx-files": 0,
 }
+# What each profile has in place of these, and of Litestream's own second for `monitor-interval`. That one
+# decides how many requests there are: at each look, what was written since the last one becomes a file, and
+# each file is a request. `sync-interval` only says when the files that there are go out.
+PROFILES: dict[str, Config] = {
+    "default": {},
+    "metered": {
+        "monitor-interval": "1m",
+        "levels": [{"interval": "1h"}],
+        "l0-retention-check-interval": "24h",
+        "snapshot": {"interval": "168h", "retention": "336h"},
+    },
+    "hourly": {
+        "monitor-interval": "1h",
+        "levels": [{"interval": "24h"}],
+        "l0-retention": "24h",
+        "l0-retention-check-interval": "24h",
+        "snapshot": {"interval": "168h", "retention": "336h"},
+    },
+}
 _PATHS = ("path", "dir", "meta-path", "meta-dir")
 _OF_DIR = {"pattern", "recursive", "watch", "meta-dir"}  # ignored with `path`, or the end of Litestream
 # A unit file splits, unquotes or expands these; Litestream expands `$` and shortens the rest.
@@ -285,7 +304,7 @@ def _database(
     return problems
 
 
-def _intervals(config: Config, version: str, restart_interval: float) -> list[str]:
+def _intervals(config: Config, version: str, restart_interval: float, profile: str) -> list[str]:
     """Intervals that this version cannot honour, between two restarts or at all."""
     problems: list[str] = []
     replicas = {
@@ -295,7 +314,7 @@ def _intervals(config: Config, version: str, restart_interval: float) -> list[st
     }
     if series(version) == "0.5":
         snapshot = config.get("snapshot") if isinstance(config.get("snapshot"), dict) else {}
-        merged = {**_DEFAULTS_05["snapshot"], **(snapshot or {})}
+        merged = {**_DEFAULTS_05["snapshot"], **PROFILES[profile].get("snapshot", {}), **(snapshot or {})}
         interval, retention = seconds(merged["interval"]), seconds(merged["retention"])
         if interval and retention and retention < interval:
             problems.append(
@@ -315,20 +334,38 @@ def _intervals(config: Config, version: str, restart_interval: float) -> list[st
     return problems
 
 
+def _choices(kind: str, version: str, profile: str) -> list[str]:
+    """Say that nothing is known here of a version or a profile."""
+    if kind not in _TOP:
+        return [f"litestream_version is '{version}': versions 0.3 and 0.5 are known here"]
+    known = list(PROFILES) if kind == "0.5" else ["default"]
+    if profile in known:
+        return []
+    return [
+        f"litestream_profile is '{profile}': Litestream {version} has {', '.join(known)} here, choose one"
+    ]
+
+
 def check(
-    config: object, version: str, restart_interval: float = 0, prefix: str = "", managed: bool = True
+    config: object,
+    version: str,
+    restart_interval: float = 0,
+    prefix: str = "",
+    managed: bool = True,
+    profile: str = "default",
 ) -> list[str]:
     """Every problem of `litestream_config`, one sentence each with key, value and fix.
 
     `restart_interval` is the time between two restarts in seconds, 0 where rotation does not restart.
     `prefix` is what every replica path has to start with, empty for any.
     `managed` says that the role gives the databases' directories to the applications' group.
+    `profile` is one of PROFILES.
     """
     if not isinstance(config, dict):
         return [f"litestream_config is a {type(config).__name__}: write a mapping with a list dbs"]
     kind = series(version)
-    if kind not in _TOP:
-        return [f"litestream_version is '{version}': versions 0.3 and 0.5 are known here"]
+    if unknown := _choices(kind, version, profile):
+        return unknown
     problems = _unknown("litestream_config", set(config) - set(_REFUSED), _TOP[kind], version)
     problems += [
         f"litestream_config.{key} is not for the appliance: {why}; remove it"
@@ -372,7 +409,7 @@ def check(
                     "two databases with one replica path destroy each other, give each its own"
                 )
             seen[place] = where
-    return problems + _intervals(config, version, restart_interval)
+    return problems + _intervals(config, version, restart_interval, profile)
 
 
 def _entry(name: str, entry: Config, top: Config, version: str, place: dict[str, str]) -> Config:
@@ -475,9 +512,14 @@ def _with_meta(database: Config, meta: str) -> Config:
 
 
 def render(
-    config: Config, version: str, restart_interval: float = 0, socket: str = "", meta: str = ""
+    config: Config,
+    version: str,
+    restart_interval: float = 0,
+    socket: str = "",
+    meta: str = "",
+    profile: str = "default",
 ) -> Config:
-    """Make the configuration that is written: the operator's over the defaults of the version's series.
+    """Make the configuration that is written: the operator's over the profile's over the series' defaults.
 
     0.5: few LIST requests when idle, metrics on loopback, control socket for Litestream's user alone.
     0.3: where rotation restarts Litestream, retention is checked well within the time between restarts.
@@ -486,8 +528,12 @@ def render(
     config = {**config, "dbs": [_with_meta(database, meta) for database in config.get("dbs", [])]}
     if series(version) == "0.5":
         control = {"enabled": True, "path": socket, "permissions": 0o600}
-        merged = {**_DEFAULTS_05, "socket": control, **config}
-        merged["snapshot"] = {**_DEFAULTS_05["snapshot"], **config.get("snapshot", {})}
+        chosen = dict(PROFILES[profile])
+        look = {"monitor-interval": chosen.pop("monitor-interval")} if chosen else {}
+        merged = {**_DEFAULTS_05, "socket": control, **chosen, **config}
+        parts = (_DEFAULTS_05["snapshot"], chosen.get("snapshot", {}), config.get("snapshot", {}))
+        merged["snapshot"] = {key: value for part in parts for key, value in part.items()}
+        merged["dbs"] = [{**look, **database} for database in config["dbs"]]
         return merged
     merged = {"addr": "127.0.0.1:9090", **config}
     if restart_interval:
@@ -538,6 +584,12 @@ def sync_interval(config: Config) -> float:
     """Longest interval at which a database is synced, in seconds; Litestream's default is one."""
     replicas = [replica for entry in config.get("dbs") or [] for replica in replicas_of(entry)]
     given = [replica.get("sync-interval", config.get("sync-interval", "1s")) for replica in replicas]
+    return max((seconds(value) or 1.0 for value in given), default=1.0)
+
+
+def monitor_interval(config: Config) -> float:
+    """Longest time between two looks at a database, in seconds; Litestream's default is one."""
+    given = [entry.get("monitor-interval", "1s") for entry in config.get("dbs") or []]
     return max((seconds(value) or 1.0 for value in given), default=1.0)
 
 

@@ -55,6 +55,10 @@ def unit_properties(unit: str) -> dict[str, list[str]]:
         name, _unused, value = line.partition("=")
         if value:
             found.setdefault(name, []).append(value)
+    # Which `show` calls unprintable: what a proxy asks for.
+    cat = ["systemctl", "cat", "--", unit]
+    lines = subprocess.run(cat, capture_output=True, text=True, check=False).stdout.splitlines()
+    found["LoadCredential"] = [line.partition("=")[2] for line in lines if line.startswith("LoadCredential=")]
     if "User" not in found:
         raise UnitError(f"{unit} is not installed or runs as root: run edge_litestream.appliance.site first")
     return found
@@ -64,6 +68,7 @@ def transient(unit: dict[str, list[str]], directory: str, network: bool) -> list
     """Command that runs another one in a sandbox, as Litestream's unit would, in this directory."""
     properties = [f"{name}={value}" for name in PASSED_ON[:-1] for value in unit.get(name, [])]
     if network:
+        properties += [f"LoadCredential={value}" for value in unit.get("LoadCredential", [])]
         # Only a unit that an older version wrote has it; shown with a remark in parentheses.
         properties += [
             f"EnvironmentFile={value.split(' (')[0]}" for value in unit.get("EnvironmentFiles", [])

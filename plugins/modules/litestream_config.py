@@ -77,6 +77,13 @@ options:
         must not be able to write there. Empty leaves them beside the database.
     type: str
     default: ""
+  profile:
+    description:
+      - What stands in for Litestream's own intervals where O(config) and O(databases) say nothing.
+      - Litestream 0.3 has V(default) alone.
+    type: str
+    choices: [default, metered, hourly]
+    default: default
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -129,6 +136,10 @@ replicas:
   elements: list
 sync_interval:
   description: Longest interval at which a database is synced, in seconds. Litestream's default is one.
+  returned: success
+  type: float
+monitor_interval:
+  description: Longest time between two looks at a database, in seconds. Litestream's default is one.
   returned: success
   type: float
 directories:

@@ -110,6 +110,7 @@ class Request:
     access_key: str
     bytes_in: int = 0
     query: str = ""
+    bytes_out: int = 0
 
 
 def s3_requests(thing: str, since: float) -> list[Request]:
@@ -125,6 +126,7 @@ def s3_requests(thing: str, since: float) -> list[Request]:
             line.get("access_key") or "",
             int(line.get("bytes_in") or 0),
             line.get("query") or "",
+            int(line.get("bytes_out") or 0),
         )
         for line in map(json.loads, text.splitlines())
     ]

@@ -3,14 +3,18 @@
 And the few tasks whose effect on files can be seen without a device, run here.
 """
 
+import http.server
 import json
 import os
 import re
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -362,7 +366,7 @@ def test_the_inventory_wins_over_a_playbook(playbook: str) -> None:
     assert "vars_files" not in play
 
 
-def started(tmp_path: Path, delivery: str) -> subprocess.CompletedProcess[str]:
+def started(tmp_path: Path, delivery: str, **known: Any) -> subprocess.CompletedProcess[str]:
     """What starts Litestream, with `env` in its place, in a hostile environment."""
     start = render(
         "litestream-run.py.j2",
@@ -373,10 +377,11 @@ def started(tmp_path: Path, delivery: str) -> subprocess.CompletedProcess[str]:
         litestream_region="eu-central-1",
         litestream_ca_file="/etc/ca.pem",
         litestream_command="/usr/bin/env",
+        **{"__litestream_plan": {"monitor_interval": 1.0}, **known},
     )
     return subprocess.run(
         [sys.executable, "-IS", "-c", start],
-        env=KEYS | HOSTILE,
+        env=KEYS | HOSTILE | {"CREDENTIALS_DIRECTORY": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -405,6 +410,127 @@ def test_litestreams_environment_is_a_list(tmp_path: Path, delivery: str) -> Non
     assert (found["AWS_REGION"], found["SSL_CERT_FILE"]) == ("eu-central-1", "/etc/ca.pem")
     if delivery == "environment":
         assert found["AWS_SECRET_ACCESS_KEY"] == secret
+
+
+class Control(http.server.BaseHTTPRequestHandler):
+    """Litestream's control socket."""
+
+    asked: ClassVar[list[tuple[str, Any]]] = []
+    databases: ClassVar[list[dict[str, str]]] = []
+
+    def address_string(self) -> str:
+        return "a socket"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
+        self.asked.append((f"{self.command} {self.path}", body))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"databases": self.databases}).encode())
+
+    do_POST = do_GET  # noqa: N815 - the names are http.server's
+
+
+@pytest.mark.parametrize(("interval", "looks"), [(1.0, False), (60.0, True)])
+def test_a_database_is_looked_at_as_litestream_starts(tmp_path: Path, interval: float, looks: bool) -> None:
+    """Its own first look is an interval after its start: what a power cut left would wait for an hour."""
+    Control.asked, Control.databases = [], [{"path": "/db 1"}, {"path": "/db2"}]
+    with (
+        socketserver.UnixStreamServer(str(tmp_path / "control"), Control) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        program = render(
+            "litestream-run.py.j2",
+            "litestream",
+            litestream_socket=str(tmp_path / "control"),
+            litestream_command="/usr/bin/sleep",
+            litestream_region="eu-central-1",
+            __litestream_plan={"monitor_interval": interval},
+        )
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PATH": "/usr/bin:/bin"}
+        with subprocess.Popen([sys.executable, "-IS", "-c", program, "30"], env=environment) as litestream:
+            told = {systemd.recv(64), systemd.recv(64)}
+            litestream.kill()
+        server.shutdown()
+    assert told == {b"READY=1", b"WATCHDOG=1"}
+    posts = [asked for asked in Control.asked if asked[0].startswith("POST")]
+    wanted = [("POST /sync", {"path": path, "wait": False}) for path in ("/db 1", "/db2")]
+    assert posts == (wanted if looks else [])
+
+
+@pytest.mark.parametrize(
+    ("login", "proxy"),
+    [("", "http://proxy.test:3128"), ("fleet:a:b@/%2f", "http://fleet:a%3Ab%40%2F%252f@proxy.test:3128")],
+)
+def test_litestream_is_told_of_the_proxy(login: str, proxy: str, tmp_path: Path) -> None:
+    """What it asks for is in no file that is written, but for the one of root."""
+    (tmp_path / "proxy").write_text(login)
+    known = {
+        "litestream_proxy": "http://proxy.test:3128",
+        "litestream_proxy_credentials_file": "/etc/edge-proxy/credentials" if login else "",
+    }
+    found = started(tmp_path, "process", **known).stdout.splitlines()
+    assert f"HTTPS_PROXY={proxy}" in found
+    plan = {"stop_timeout": 45, "directories": [], "groups": {}}
+    unit = render("litestream.service.j2", "litestream", __litestream_plan=plan, **known).splitlines()
+    handed = "LoadCredential=proxy:/etc/edge-proxy/credentials"
+    assert (handed in unit) is bool(login)
+
+
+def test_the_rotator_is_handed_what_the_proxy_asks_for(tmp_path: Path) -> None:
+    known = {"edge_rotator_proxy": "http://proxy.test:3128", "edge_rotator_proxy_credentials": "fleet:a:b"}
+    for force in (True, False):
+        unit = render("edge-rotator.service.j2", item={"force": force}, **known)
+        assert "LoadCredential=proxy:/etc/edge-proxy/credentials\n" in unit
+        assert "fleet" not in unit
+        assert "proxy" not in render("edge-rotator.service.j2", item={"force": force})
+    watched = "PathChanged=/etc/edge-proxy/credentials\n"
+    assert watched in render("edge-rotator-due.path.j2", **known)
+    text = configuration(variables(**known))
+    assert (
+        'proxy = "http://proxy.test:3128"\nproxy_credentials_file = "/etc/edge-proxy/credentials"\n' in text
+    )
+    assert "fleet" not in text
+    logins = evaluate("{{ __edge_rotator_proxy_logins }}", variables(**known))
+    assert logins == {
+        "/etc/edge-proxy/credentials": "fleet:a:b",
+        "/etc/apt/auth.conf.d/edge-proxy.conf": "machine http://proxy.test:3128 login fleet password a:b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("proxy", "login", "good"),
+    [
+        ("http://p:1", "a:b", True),
+        ("http://p:1", "", True),
+        ("", "", True),
+        ("", "a:b", False),
+        ("http://p:1", "ab", False),
+        ("http://p:1", ":b", False),
+        ("http://p:1", "a:", False),
+        ("http://p:1", "a:b\n", False),
+        ("http://p:1", "a:b c", False),
+        ("http://p:1", 12, False),
+        ("http://p:1", "a:" + "b" * 511, False),
+    ],
+)
+def test_which_credentials_of_a_proxy_are_taken(proxy: str, login: Any, good: bool) -> None:
+    known = variables(edge_rotator_proxy=proxy, edge_rotator_proxy_credentials=login)
+    (task,) = tasks_of("edge_rotator", "preflight.yml", "credentials can be used")
+    rules = task["edge_litestream.appliance.preflight"]["rules"]
+    held = []
+    for rule in rules:
+        conditions = rule["that"] if isinstance(rule["that"], list) else [rule["that"]]
+        held.append(all(evaluate(f"{{{{ {condition} }}}}", known) for condition in conditions))
+        if len(str(login)) > 2:
+            assert str(login) not in evaluate(rule["message"], known).replace("USER:PASSWORD", "")
+    assert all(held) is good
 
 
 def delivery_of(secret: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -86,7 +87,10 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 async def listen(handler: Handler, port: int, context: ssl.SSLContext, log: logging.Logger) -> asyncio.Server:
-    """Serve from now on, on every IPv4 address."""
+    """Serve from now on, on every address."""
     server = web.Server(handler, access_log=log, access_log_class=RequestLog, access_log_format="")
     loop = asyncio.get_running_loop()
-    return await loop.create_server(server, "0.0.0.0", port, ssl=context, ssl_handshake_timeout=20)  # noqa: S104
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    listener = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+    return await loop.create_server(server, sock=listener, ssl=context, ssl_handshake_timeout=20)

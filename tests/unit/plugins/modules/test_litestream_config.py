@@ -1,12 +1,15 @@
 """litestream_config: what Litestream would ignore or choke on is refused, with key, value and fix."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.edge_litestream.appliance.plugins.action.litestream_config import plan
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import litestream_config as ls
 
+ROOT = Path(__file__).resolve().parents[4]
 GOOD = {
     "dbs": [
         {
@@ -756,3 +759,66 @@ def test_a_group_that_nobody_named_is_not_anothers() -> None:
     for said, problem in ((entry, True), (entry | {"group": "edge-data"}, False)):
         told = told_of(GOOD, databases={"edge_databases": {"edge": said}}, group="edge-data", **PLACE)
         assert ("edge_databases.edge.group is 'edge-data'" in told.get("msg", "")) == problem
+
+
+def profiled(profile: str, config: Any = GOOD, version: str = "0.5.17") -> dict[str, Any]:
+    """What follows from a configuration with a profile."""
+    args = {"config": config, "databases": {}, "groups": {}, "group": "edge-data", "own_group": "litestream"}
+    args |= {"version": version, "restart_interval": 0, "prefix": "edge01/", "managed": True}
+    args |= {"bucket": "", "region": "eu-central-1", "socket": "/run/s", "meta": "", "profile": profile}
+    told: dict[str, Any] = plan(args)
+    return told
+
+
+def test_a_profile_says_how_often_a_database_is_looked_at() -> None:
+    looks = {profile: profiled(profile)["monitor_interval"] for profile in ls.PROFILES}
+    assert looks == {"default": 1, "metered": 60, "hourly": 3600}
+    # It is what makes files, and each file is a request.
+    written = profiled("metered")["config"]
+    assert [entry["monitor-interval"] for entry in written["dbs"]] == ["1m"]
+    assert "monitor-interval" not in written
+    assert "monitor-interval" not in profiled("default")["config"]["dbs"][0]
+
+
+def test_what_the_operator_says_wins_over_a_profile() -> None:
+    config = changed("dbs", 0, "monitor-interval", value="10s")
+    config |= {"levels": [{"interval": "2h"}], "snapshot": {"retention": "400h"}, "l0-retention": "3h"}
+    told = profiled("hourly", config)
+    assert told["monitor_interval"] == 10
+    written = told["config"]
+    assert (written["levels"], written["l0-retention"]) == ([{"interval": "2h"}], "3h")
+    assert written["snapshot"] == {"interval": "168h", "retention": "400h"}
+    assert written["l0-retention-check-interval"] == "24h"
+
+
+def test_a_profile_is_judged_with_what_the_operator_says() -> None:
+    assert (
+        "shorter than snapshot.interval '168h'"
+        in profiled("metered", {**GOOD, "snapshot": {"retention": "96h"}})["msg"]
+    )
+    assert "failed" not in profiled("default", {**GOOD, "snapshot": {"retention": "96h"}})
+    assert profiled("metred")["msg"] == (
+        "litestream_profile is 'metred': Litestream 0.5.17 has default, metered, hourly here, choose one"
+    )
+    assert "Litestream 0.3.13 has default here" in profiled("hourly", old({}), "0.3.13")["msg"]
+    assert "failed" not in profiled("default", old({}), "0.3.13")
+
+
+@pytest.mark.parametrize("profile", ls.PROFILES)
+def test_every_profile_is_made_of_keys_that_are_known(profile: str) -> None:
+    """Judged as an operator's own would be; and each level lasts longer than the one below it."""
+    said = dict(ls.PROFILES[profile])
+    look = {"monitor-interval": said.pop("monitor-interval", "1s")}
+    config = {**said, "dbs": [{**look, **GOOD["dbs"][0]}]}
+    assert problems(config) == ""
+    written = profiled(profile)["config"]
+    levels = [level["interval"] for level in written["levels"]]
+    steps = [look["monitor-interval"], *levels, written["snapshot"]["interval"]]
+    lasting = [ls.seconds(step) or 0 for step in steps]
+    assert lasting == sorted(set(lasting))
+
+
+def test_the_roles_choices_are_the_profiles() -> None:
+    spec = yaml.safe_load((ROOT / "roles/litestream/meta/argument_specs.yml").read_text())
+    option = spec["argument_specs"]["main"]["options"]["litestream_profile"]
+    assert option["choices"] == list(ls.PROFILES)
