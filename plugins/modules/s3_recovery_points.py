@@ -106,6 +106,7 @@ requests:
 
 import datetime
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -316,7 +317,7 @@ def look_at_all(module: AnsibleModule) -> dict[str, Any]:
     ):
         if params[name] and not module.check_mode:
             try:
-                replace(params[name], content, mode)
+                replace(os.path.expanduser(params[name]), content, mode)
             except OSError as error:
                 raise aws.AwsError(
                     f"{name} is '{params[name]}', which cannot be written: {error.strerror}"

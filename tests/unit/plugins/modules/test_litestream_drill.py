@@ -278,6 +278,22 @@ def test_what_looks_like_an_older_litestreams_is_not_opened(run: Run, bucket: Bu
     assert "its newest backup is one of Litestream 0.3, which this device does not have" in done["msg"]
 
 
+def test_an_older_litestreams_has_its_limits(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its newest snapshot is packed and tells the least; log and database lie beside one another."""
+    top = f"{THING}/app.db/generations/0123456789abcdef/"
+    for name, size in {"snapshots/00000000": 9000, "snapshots/00000001": 2000, "wal/00000001_0": 10}.items():
+        bucket.s3.put_object(Bucket=BUCKET, Key=f"{top}{name}.lz4", Body=bytes(size))
+        time.sleep(1.1)
+    entry = {"path": "/var/lib/app.db", "replicas": [bucket.replica("app.db")]}
+    asked = bucket.asked(config={"dbs": [entry]})
+    assert "it has 2000 bytes, and may have 1999: raise drill_max_size" in run(**asked, max_size=1999)["msg"]
+    free = type("Usage", (), {"free": drill.RESERVE_BYTES + 3000})
+    monkeypatch.setattr(drill.shutil, "disk_usage", lambda path: free)
+    assert "and 1500 are free: name another drill_scratch" in run(**asked)["msg"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_a_damaged_object_is_a_failure(run: Run, bucket: Bucket, damage: str) -> None:
     bucket.fill("app.db", *ROWS)
