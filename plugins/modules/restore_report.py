@@ -16,7 +16,8 @@ description:
 options:
   state:
     description:
-      - V(planned) notes that devices wait, and says for which of them the same was done before.
+      - V(planned) notes that devices wait, and says for which of them the same was done before. Where
+        nobody was left in the report, for none of them.
       - V(noted) notes what has become of a device.
       - V(ended) sums up, and fails where a device is left.
     type: str

@@ -37,8 +37,11 @@ def opened(path: str) -> Iterator[Report]:
 
 
 def planned(report: Report, devices: list[str], request: str, again: bool) -> list[str]:
-    """Note who waits; return the devices of which it is known that the same was done before."""
-    done = []
+    """Note who waits; return the devices for which the same was done before.
+
+    Where nobody was left, the restore of before is over, and this is another one.
+    """
+    done, again = [], again or not report.left
     for device in devices:
         known = report.devices.get(device, {})
         if not again and known.get("verdict") in DONE and known.get("request") == request:

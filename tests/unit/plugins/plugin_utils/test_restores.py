@@ -47,6 +47,9 @@ def test_who_is_done_is_not_restored_again(tmp_path: Path) -> None:
     assert plan(path, request="2026-11-22T10:00:00Z") == []
     note(path, "edge01", [result()])
     assert plan(path, request="2026-11-22T10:00:00Z", again=True) == []
+    for device in DEVICES:
+        note(path, device, [result()])
+    assert plan(path, request="2026-11-22T10:00:00Z") == [], "that restore was over, and this is another one"
 
 
 def test_nobody_is_left(tmp_path: Path) -> None:
