@@ -68,5 +68,6 @@ def plan(args: dict[str, Any]) -> dict[str, Any]:
         "directories": list(shared),
         "groups": shared,
         "searches": ls.searches(config),
+        "units": ls.units_of(config, args["databases"]),
         "stop_timeout": ls.stop_timeout(config),
     }

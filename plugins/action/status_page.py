@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
         """Write both files; fails naming the path that cannot be written."""
         super().run(tmp, task_vars)
         answers: dict[str, Any] = self._task.args["answers"]
-        path = Path(self._task.args["path"]).absolute()
+        path = Path(self._task.args["path"]).expanduser().absolute()
         data = path.with_suffix(".json")
         if path.suffix != ".html":
             raise AnsibleActionFail(f"status_page is '{path}': give a file's name that ends in .html")

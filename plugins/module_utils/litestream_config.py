@@ -127,8 +127,11 @@ _BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's n
 _VARIABLE = re.compile(r"edge_databases(_\w+)?")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,26}")  # NAME-data is a group, of 32 characters at most
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]{1,200}[.](service|socket|timer|path|target)")
+_OURS = {"group", "unit"}  # keys of an entry that are not Litestream's
 _STOP_MARGIN = 15.0  # s; what a stop takes beside the last sync of each database
 _STOP_LEAST = 45  # s
+_SYNC_SLACK = 15.0  # s; that of the rotator, which knows nothing of Ansible
 
 
 def seconds(duration: object) -> float | None:
@@ -414,7 +417,7 @@ def check(
 
 def _entry(name: str, entry: Config, top: Config, version: str, place: dict[str, str]) -> Config:
     """Make an entry of `dbs` from one of edge_databases: what its replica does not say is derived."""
-    rest = {key: value for key, value in entry.items() if key != "group"}
+    rest = {key: value for key, value in entry.items() if key not in _OURS}
     if "replicas" in rest:
         return rest
     replica = rest.pop("replica", {})
@@ -436,8 +439,9 @@ def merge(
     """Add the databases of edge_databases to `litestream_config`: the one place where the two meet.
 
     `variables` are the variables whose names begin with edge_database, each a mapping of entries by name: an
-    entry of `dbs` with a `group`, by default NAME-data. `place` has the `prefix`, `bucket` and `region` of
-    replicas that say nothing else. `groups` are litestream_data_groups, `default` is litestream_data_group.
+    entry of `dbs` with a `group`, by default NAME-data, and a `unit`. `place` has the `prefix`, `bucket` and
+    `region` of replicas that say nothing else. `groups` are litestream_data_groups, `default` is
+    litestream_data_group.
 
     Returns the configuration, the groups by directory, and the names of those entries by number in `dbs`.
     Raises ValueError with a line for each problem but those of Litestream's own keys, which check finds.
@@ -473,6 +477,11 @@ def merge(
                 problems.append(
                     f"{where}.group is '{group}': name a system group, one that is this application's alone"
                 )
+            problems += [
+                f"{where}.unit is '{unit}': name the unit that writes it, or a list, like app.service"
+                for unit in _units(entry) or ()
+                if not _UNIT.fullmatch(str(unit))
+            ]
             for key in {"path", "dir"} & set(entry):
                 directory = _directory(key, entry[key])
                 # Where the path itself is named twice, check says so.
@@ -488,6 +497,26 @@ def merge(
     if problems:
         raise ValueError("\n".join(problems))
     return {**config, "dbs": dbs}, groups, numbered
+
+
+def _units(entry: Config) -> list[Any] | None:
+    """Units of an entry, one or a list of them; None where it says nothing."""
+    units = entry.get("unit")
+    return units if isinstance(units, list) or units is None else [units]
+
+
+def units_of(config: Config, variables: dict[str, Any]) -> dict[str, list[str] | None]:
+    """Units that write a database, by path or `dir`; None where neither edge_databases nor anybody says it.
+
+    `variables` are those of merge, which has found nothing wrong with them.
+    """
+    said = {
+        str(entry.get("path") or entry.get("dir")): _units(entry)
+        for entries in variables.values()
+        for entry in entries.values()
+    }
+    named = [str(entry.get("path") or entry.get("dir")) for entry in config["dbs"]]
+    return {place: said.get(place) for place in named}
 
 
 def named(problem: str, numbered: dict[int, str]) -> str:
@@ -591,6 +620,11 @@ def monitor_interval(config: Config) -> float:
     """Longest time between two looks at a database, in seconds; Litestream's default is one."""
     given = [entry.get("monitor-interval", "1s") for entry in config.get("dbs") or []]
     return max((seconds(value) or 1.0 for value in given), default=1.0)
+
+
+def sync_limit(config: Config) -> float:
+    """Seconds after which a database that is not in its replica is late, as `edge-rotator status` has it."""
+    return 2 * sync_interval(config) + _SYNC_SLACK
 
 
 def groups_of(config: Config, named: dict[str, str], default: str, own: str) -> dict[str, str]:

@@ -30,8 +30,14 @@ options:
     description: Seconds that a database may be read, the wait included.
     type: int
     default: 120
+  databases:
+    description:
+      - Paths of the databases to read, as M(edge_litestream.appliance.litestream_drill) has drawn them.
+      - Without it those that a C(path) of the configuration names, then those of its directories.
+    type: list
+    elements: str
   most:
-    description: Databases to read at most. Those that a C(path) names come first.
+    description: Databases to read at most.
     type: int
     default: 20
   unit:
@@ -114,9 +120,14 @@ def read(module: AnsibleModule) -> dict[str, Any]:
     """Do what the module's documentation says."""
     params = module.params
     unit = unit_properties(params["unit"])
-    databases = {}
-    for path in paths(unit, params["config"], params["most"]):
-        _path, entry = ls.choose(params["config"], path)
+    databases: dict[str, Any] = {}
+    drawn = params["databases"]
+    for path in paths(unit, params["config"], params["most"]) if drawn is None else drawn[: params["most"]]:
+        try:
+            _path, entry = ls.choose(params["config"], path)
+        except ValueError:
+            databases[path] = {"failed": "it is none of the device's databases"}
+            continue
         where, own = ls.meta(entry, path)
         question = {"act": "compare", "path": path, "meta": os.path.join(where, own)}
         question |= {"wait": params["wait"], "seconds": params["timeout"]}
@@ -131,6 +142,7 @@ def main() -> None:
             "config": {"type": "dict", "required": True},
             "wait": {"type": "int", "default": 30},
             "timeout": {"type": "int", "default": 120},
+            "databases": {"type": "list", "elements": "str"},
             "most": {"type": "int", "default": 20},
             "unit": {"type": "str", "default": "litestream.service"},
         },

@@ -24,8 +24,8 @@ options:
     description:
       - Databases that are added to O(config), by name, in mappings by the variable that says them, whose name
         is C(edge_databases) or begins with C(edge_databases_). Each is an entry of C(dbs) with a C(group)
-        beside it, by default the name and C(-data). What its C(replica) does not say is derived, from
-        O(prefix) and the name, O(bucket) and O(region).
+        beside it, by default the name and C(-data), and a C(unit), or a list of units, that writes it. What
+        its C(replica) does not say is derived, from O(prefix) and the name, O(bucket) and O(region).
       - No name may be there twice, and no directory with two groups.
     type: dict
     default: {}
@@ -158,6 +158,10 @@ searches:
   returned: success
   type: list
   elements: dict
+units:
+  description: Units that write the databases, by path or C(dir); null where that is not said.
+  returned: success
+  type: dict
 stop_timeout:
   description: Seconds that a stop may take, the last sync of each database included.
   returned: success

@@ -16,7 +16,9 @@ description:
     time, memory and output, which can open no other file and no connection, and is nobody where Ansible runs
     as root. No view, trigger or virtual table is run.
   - Where O(checksums) has what the device said of a database, it is restored as of that transaction, and has
-    to be the same.
+    to be the same. Where that transaction does not come to the bucket for longer than C(status) on the device
+    allows, twice the C(sync-interval) and 15 s, replication stands still, and the drill fails. Where it is in
+    the bucket together with later ones alone, the newest is restored, and nothing is compared.
   - The recovery point is the newest transaction in the bucket, by the time at which S3 took it. The recovery
     time is that of restore and check together.
   - Fails when one of the databases could not be proved, after all were tried, and when there is none.
@@ -24,6 +26,11 @@ description:
 extends_documentation_fragment:
   - edge_litestream.appliance.aws
 options:
+  state:
+    description: V(drawn) draws the databases and restores none.
+    type: str
+    choices: [drawn, proved]
+    default: proved
   thing:
     description: Name of the thing.
     type: str
@@ -33,17 +40,23 @@ options:
     type: dict
     required: true
   program:
-    description: Path of Litestream for this machine, of the series that replicates.
+    description: Path of Litestream for this machine, of the series that replicates. Needed to restore.
     type: path
-    required: true
   scratch:
-    description: Directory to work in; made if it is not there. What an interrupted run left there is removed.
+    description:
+      - Directory to work in; made if it is not there. What an interrupted run left there is removed.
+      - Needed to restore.
     type: path
-    required: true
+  drawn:
+    description: Paths of databases that were drawn before. Without it they are drawn.
+    type: list
+    elements: str
   checksums:
-    description: What M(edge_litestream.appliance.litestream_checksum) returned as C(databases) on the device.
-    type: dict
-    default: {}
+    description:
+      - What M(edge_litestream.appliance.litestream_checksum) returned as C(databases) on the device. Where it
+        is nothing that the module says of a database, that is restored, and fails.
+      - Left out where the device gave no answer.
+    type: raw
   uncompared:
     description: Why there is nothing in O(checksums).
     type: str
@@ -70,9 +83,11 @@ options:
     type: int
     default: 3600
   wait:
-    description: Seconds to wait for a transaction of O(checksums) to be in the bucket.
+    description:
+      - Seconds to wait for a transaction of O(checksums) to be in the bucket, where that is more than
+        C(status) on the device allows.
     type: int
-    default: 60
+    default: 0
   ca_file:
     description: CA certificates by which S3 is known, where it is not that of AWS.
     type: path
@@ -98,13 +113,18 @@ EXAMPLES = r"""
 RETURN = r"""
 databases:
   description:
-    - One for each database, as it is in the history.
+    - One for each database, as it is in the history. In state V(drawn) there is none.
     - The keys are C(time) (ISO 8601, when it began), C(thing), C(database), C(ok), C(reason), C(restored),
       C(bytes), C(rows), C(tables) (the first 50, with C(name) and C(rows)), C(txid), C(point) (ISO 8601),
       C(point_age_s), C(recovery_s), C(compared) (V(equal), V(differs) or V(no)), C(uncompared), C(checksum).
   returned: always
   type: list
   elements: dict
+drawn:
+  description: Paths of the databases that were drawn.
+  returned: always
+  type: list
+  elements: str
 left:
   description: Databases of the thing that were not drawn.
   returned: always
@@ -141,7 +161,6 @@ from ansible_collections.edge_litestream.appliance.plugins.module_utils import (
 )
 from ansible_collections.edge_litestream.appliance.plugins.module_utils.s3_replicas import (
     MAX_DEPTH,
-    MAX_REQUESTS,
     Newest,
     Prefix,
     TooMuchError,
@@ -159,11 +178,31 @@ RESERVE_BYTES = 256 * 1024**2  # of the file system's room, not used
 MARGIN_S = 30
 PAUSE_S = 2
 LAST_BYTES = 4096
+MISUNDERSTOOD = "the device's answer is not understood"
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy")
 
 
 class DrillError(Exception):
     """Why a database is not proved to restore."""
+
+
+def understood(told: Any) -> bool:
+    """Tell whether it is what the check says of a sound database."""
+    if not isinstance(told, dict) or told.get("integrity") != ["ok"] or type(told.get("rows")) is not int:
+        return False
+    tables, checksum = told.get("tables"), told.get("checksum")
+    return (
+        isinstance(checksum, str)
+        and bool(CHECKSUM.fullmatch(checksum))
+        and isinstance(tables, list)
+        and all(
+            isinstance(table, dict)
+            and table.keys() == {"name", "rows"}
+            and isinstance(table["name"], str)
+            and type(table["rows"]) is int
+            for table in tables
+        )
+    )
 
 
 class Database:
@@ -172,6 +211,7 @@ class Database:
     def __init__(self, module: AnsibleModule, path: str, entry: dict[str, Any]) -> None:
         self.path, config, params = path, module.params["config"], module.params
         replica = dict(ls.replicas_of(entry)[0])
+        self.limit = ls.sync_limit({**config, "dbs": [entry]})
         if params["endpoint"]:
             replica |= {"endpoint": params["endpoint"], "force-path-style": True}
         self.entry = {"path": path, "replica": replica}
@@ -189,6 +229,10 @@ class Database:
         below = Prefix(self.s3, self.bucket)
         return below.newest(self.prefix, below.folders(self.prefix))
 
+    def ends_at(self, txid: str) -> bool:
+        """Tell whether the bucket has a state of it as of exactly this transaction."""
+        return bool(Prefix(self.s3, self.bucket).ends_at(self.prefix, txid))
+
 
 def databases(module: AnsibleModule) -> list[Database]:
     """Name the databases of the thing: those of the configuration, and what is in the bucket of a `dir`."""
@@ -201,8 +245,11 @@ def databases(module: AnsibleModule) -> list[Database]:
         below = Prefix(top.s3, top.bucket)
         for prefix, _folders in below.databases(top.prefix, MAX_DEPTH if entry.get("recursive") else 1):
             name = prefix.removeprefix(top.prefix).rstrip("/")
+            path = posixpath.join(entry["dir"], name)
+            # A name that leads out of the directory is none of the device's databases.
+            if posixpath.normpath(path) != path.replace("//", "/"):
+                continue
             if name and fnmatch.fnmatchcase(posixpath.basename(name), entry["pattern"]):
-                path = posixpath.join(entry["dir"], name)
                 found.append(Database(module, path, ls.alone(entry, path)))
     return found
 
@@ -251,12 +298,12 @@ class Drill:
         }
         return {name: value for name, value in told.items() if value}
 
-    def room(self, size: int) -> int:
+    def room(self, size: int, copies: int) -> int:
         """Bytes that a restored database may have. Raises DrillError where it has more."""
         most = self.params["max_size"]
         if size > most:
             raise DrillError(f"it has {size} bytes, and may have {most}: raise drill_max_size")
-        free = shutil.disk_usage(self.directory).free - RESERVE_BYTES
+        free = (shutil.disk_usage(self.directory).free - RESERVE_BYTES) // copies
         if size > free:
             raise DrillError(f"it has {size} bytes, and {max(free, 0)} are free: name another drill_scratch")
         return int(min(most, free))
@@ -324,34 +371,43 @@ class Drill:
         if code in (-signal.SIGXCPU, -signal.SIGKILL):
             raise DrillError(f"the check took more than {seconds} s: raise drill_timeout")
         try:
-            told = dict(json.loads(said))
-        except ValueError:
+            told = json.loads(said)
+        except (ValueError, RecursionError):
             raise DrillError(f"the check ended with {code}, which no sound database makes it do") from None
-        if told.get("failed"):
+        if isinstance(told, dict) and told.get("failed"):
             raise DrillError(f"it cannot be read: {told['failed']}")
-        if told["integrity"] != ["ok"]:
-            raise DrillError(f"it is damaged: {'; '.join(told['integrity'])}")
-        return told
+        if isinstance(told, dict) and isinstance(told.get("integrity"), list) and told["integrity"] != ["ok"]:
+            raise DrillError(f"it is damaged: {'; '.join(map(str, told['integrity']))}")
+        # What reads a hostile database may be made to say anything.
+        if not understood(told):
+            raise DrillError("the check's answer is none that it gives")
+        return dict(told)
 
-    def expected(self, path: str) -> tuple[str, str, str]:
-        """Transaction and checksum that the device told of a database, or why there are none."""
-        told = self.params["checksums"].get(path)
-        if not isinstance(told, dict):
-            return "", "", database_content.plain(self.params["uncompared"])
-        txid, checksum = str(told.get("txid")), str(told.get("checksum"))
+    def expected(self, path: str) -> tuple[str, str, str, str]:
+        """Transaction and checksum that the device told of a database, why there are none, what is wrong."""
+        told = self.params["checksums"]
+        if told is None:
+            return "", "", database_content.plain(self.params["uncompared"]), ""
+        told = told.get(path) if isinstance(told, dict) else None
+        if isinstance(told, dict) and isinstance(told.get("failed"), str) and told["failed"]:
+            return "", "", database_content.plain(told["failed"]), ""
+        txid, checksum = (
+            (str(told.get(key)) for key in ("txid", "checksum")) if isinstance(told, dict) else ("", "")
+        )
         if TXID.fullmatch(txid) and CHECKSUM.fullmatch(checksum):
-            return txid, checksum, ""
-        return "", "", database_content.plain(told.get("failed") or "the device's answer is not understood")
+            return txid, checksum, "", ""
+        return "", "", "", MISUNDERSTOOD
 
-    def arrived(self, database: Database, txid: str, newest: Newest) -> bool:
-        """Wait for a transaction to be in the bucket."""
-        deadline = time.monotonic() + self.params["wait"]
+    def arrived(self, database: Database, txid: str, newest: Newest) -> tuple[Newest, float]:
+        """Wait for a transaction to be in the bucket: the newest there, and for how long it was too old."""
+        begun, wait = time.monotonic(), max(self.params["wait"], database.limit)
         while newest.txid < int(txid, 16):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(PAUSE_S)
+            waited = time.monotonic() - begun
+            if waited > wait:
+                return newest, waited
+            time.sleep(min(PAUSE_S, wait))
             newest = database.newest() or newest
-        return True
+        return newest, 0.0
 
     def prove(self, database: Database, record: dict[str, Any]) -> None:
         """Restore one and check it; what is found is in its record. Raises DrillError and others."""
@@ -361,20 +417,40 @@ class Drill:
             raise DrillError(f"nothing can be restored: there is no backup below {database.prefix}")
         record["point"] = newest.time.isoformat(timespec="seconds")
         record["point_age_s"] = max(0, int((begun - newest.time).total_seconds()))
-        most = self.room(Prefix(database.s3, database.bucket).size(newest))
+        # Litestream 0.3 has log and database beside one another.
+        most = self.room(Prefix(database.s3, database.bucket).size(newest), 1 if newest.key else 2)
         if self.dry:
             return
-        txid, checksum, record["uncompared"] = self.expected(database.path)
-        if txid and not self.arrived(database, txid, newest):
-            record["uncompared"] = f"transaction {txid} did not come to the bucket"
-            txid = ""
         # Without a transaction Litestream 0.5 also takes what looks like 0.3's, and opens the result itself.
         if not newest.key and "replicas" not in database.entry:
             raise DrillError("its newest backup is one of Litestream 0.3, which this device does not have")
+        txid, checksum, record["uncompared"], wrong = self.expected(database.path)
+        if txid:
+            newest, waited = self.arrived(database, txid, newest)
+            if waited:
+                behind = int(txid, 16) - newest.txid
+                wrong = (
+                    f"replication lags: the device has transaction {txid}, and the bucket has not after "
+                    f"{waited:.0f} s, where {database.limit:g} s are allowed; its newest is {behind} before "
+                    f"it, and came at {newest.time.isoformat(timespec='seconds')}"
+                )
+                record["uncompared"], txid = f"transaction {txid} did not come to the bucket", ""
         exact = txid or (f"{newest.txid:016x}" if newest.key else "")
         start = time.monotonic()
         output = os.path.join(self.directory, "database")
-        self.restore(database, output, exact, most)
+        try:
+            self.restore(database, output, exact, most)
+        except DrillError:
+            # What was there when it was looked for may have been merged with what came later.
+            again = database.newest()
+            if not exact or again is None or not again.key or database.ends_at(exact):
+                raise
+            if txid:
+                record["uncompared"] = f"transaction {txid} is in the bucket together with later ones alone"
+            exact, txid = f"{again.txid:016x}", ""
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(output)
+            self.restore(database, output, exact, most)
         record["bytes"] = os.lstat(output).st_size
         record["restored"] = True
         found = self.examine(output)
@@ -385,6 +461,8 @@ class Drill:
             record["compared"] = "equal" if found["checksum"] == checksum else "differs"
             if found["checksum"] != checksum:
                 raise DrillError(f"it is not what the device had at transaction {txid}")
+        if wrong:
+            raise DrillError(wrong)
 
     def attempt(self, database: Database) -> dict[str, Any]:
         """Prove one database, or tell why not."""
@@ -409,8 +487,8 @@ class Drill:
         try:
             self.prove(database, record)
             record["ok"] = True
-        except TooMuchError:
-            record["reason"] = f"there is more below {database.prefix} than {MAX_REQUESTS} requests can list"
+        except TooMuchError as error:
+            record["reason"] = str(error)
         except (ClientError, BotoCoreError) as error:
             record["reason"] = database_content.plain(aws.explain(error), 1000)
         except (DrillError, OSError) as error:
@@ -418,14 +496,13 @@ class Drill:
         return record
 
 
-def remember(directory: str, records: list[dict[str, Any]]) -> None:
-    """Add the records to the history; several runs may do that at once."""
+def remember(directory: str, record: dict[str, Any]) -> None:
+    """Add a record to the history; several runs may do that at once."""
     os.makedirs(directory, 0o700, exist_ok=True)
     name = os.path.join(directory, f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}.jsonl")
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600), "ab", buffering=0) as file:
-        for record in records:
-            file.write(json.dumps(record).encode() + b"\n")
+        file.write(json.dumps(record).encode() + b"\n")
 
 
 def drill(module: AnsibleModule) -> dict[str, Any]:
@@ -438,24 +515,29 @@ def drill(module: AnsibleModule) -> dict[str, Any]:
     # Ansible ends a task by it: what was restored has to go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        known = databases(module)
-    except TooMuchError:
-        raise aws.AwsError(
-            f"there is more of {params['thing']} in the bucket than {MAX_REQUESTS} requests can list"
-        ) from None
-    chosen = known
-    if len(known) > params["most"]:
-        chosen = random.Random(f"{params['seed']} {params['thing']}").sample(known, params["most"])  # noqa: S311
-    records = []
-    for database in chosen:
+        known = {database.path: database for database in databases(module)}
+    except TooMuchError as error:
+        raise aws.AwsError(f"{params['thing']}: {error}") from None
+    drawn = params["drawn"]
+    if drawn is None:
+        drawn = list(known)
+        if len(known) > params["most"]:
+            drawn = random.Random(f"{params['seed']} {params['thing']}").sample(drawn, params["most"])  # noqa: S311
+    done = {"changed": False, "databases": [], "drawn": drawn, "left": len(known.keys() - set(drawn))}
+    if params["state"] == "drawn":
+        return done
+    records = done["databases"]
+    for path in drawn:
+        # One that was drawn and is gone since is none that can be left out.
+        database = known.get(path) or Database(module, *ls.choose(params["config"], path))
         with scratch(params["scratch"], params["thing"]) as directory:
             records.append(Drill(module, directory).attempt(database))
-    if params["history"] and not module.check_mode:
-        remember(params["history"], records)
+        # One by one: whatever becomes of the next, this one was drilled.
+        if params["history"] and not module.check_mode:
+            remember(params["history"], records[-1])
     reasons = [f"{one['thing']}: {one['database']}: {one['reason']}" for one in records if not one["ok"]]
     if not records:
         reasons = [f"{params['thing']}: nothing can be restored: there is no backup of any database"]
-    done = {"changed": False, "databases": records, "left": len(known) - len(chosen)}
     return {**done, "failed": True, "msg": "\n".join(reasons)} if reasons else done
 
 
@@ -465,20 +547,23 @@ def main() -> None:
         {
             "thing": {"type": "str", "required": True},
             "config": {"type": "dict", "required": True},
-            "program": {"type": "path", "required": True},
-            "scratch": {"type": "path", "required": True},
-            "checksums": {"type": "dict", "default": {}},
+            "state": {"type": "str", "choices": ["drawn", "proved"], "default": "proved"},
+            "program": {"type": "path"},
+            "scratch": {"type": "path"},
+            "drawn": {"type": "list", "elements": "str"},
+            "checksums": {"type": "raw"},
             "uncompared": {"type": "str", "default": "the device was not asked"},
             "history": {"type": "path"},
             "most": {"type": "int", "default": 20},
             "seed": {"type": "str", "default": ""},
             "max_size": {"type": "int", "default": 10 * 1024**3},
             "timeout": {"type": "int", "default": 3600},
-            "wait": {"type": "int", "default": 60},
+            "wait": {"type": "int", "default": 0},
             "ca_file": {"type": "path"},
             **aws.ARGUMENTS,
         },
         supports_check_mode=True,
+        required_if=[("state", "proved", ["program", "scratch"])],
     )
     aws.serve(module, drill)
 

@@ -19,6 +19,8 @@ description:
     where they are, if that is another file system. Then the new one takes its place, with the old one's owner
     and mode 0660.
   - Before that nothing is changed. What fails leaves the old database where it is.
+  - Without O(over) a database that has all that the replica has stays, and so does one that has rows which
+    the replica lacks. Both are compared row by row.
   - Stops and starts no unit. It fails when a process has the database open, and when an application
     has made a new one meanwhile; the new one is left alone.
 options:
@@ -34,6 +36,17 @@ options:
     description: Point in time, like V(2026-11-22T10:00:00Z). Empty for the latest.
     type: str
     default: ""
+  over:
+    description: Whether a database is replaced that is there already, whatever is in it.
+    type: bool
+    default: true
+  units:
+    description:
+      - Units that will be stopped before the restore. In check mode it fails where a process of another one,
+        Litestream's unit apart, has the database open.
+      - Without it nobody is looked for.
+    type: list
+    elements: str
   unit:
     description: Unit of Litestream.
     type: str
@@ -43,7 +56,9 @@ options:
     type: path
 attributes:
   check_mode:
-    description: Says which database would be restored, and fails when none is found. Changes nothing.
+    description:
+      - Says which database would be restored, and fails when none is found, or a process of none of O(units)
+        has it open. Changes nothing.
     support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
@@ -67,6 +82,12 @@ aside:
   description: Directory of the old database. Empty when there was none, and in check mode.
   returned: success
   type: str
+verdict:
+  description:
+    - V(restored), V(same) where what was there has just what the replica has, or V(newer) where it has more.
+      The last two come without O(over) alone. Empty in check mode.
+  returned: success
+  type: str
 starters:
   description: Installed units that start Litestream, in the order in which to stop them before a restore.
   returned: success
@@ -84,7 +105,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -125,6 +146,38 @@ raise SystemExit(answer != "ok" and answer)
 """
 
 
+# Of tables alone: views, triggers and virtual tables are not run.
+COMPARE = """
+import sqlite3, sys, urllib.parse
+replica, present = (f"file:{urllib.parse.quote(path)}?mode=ro" for path in sys.argv[1:])
+database = sqlite3.connect(f"{replica}&immutable=1", uri=True)
+database.execute("PRAGMA trusted_schema=OFF")
+database.execute("ATTACH ? AS present", (present,))
+def tables(schema):
+    named = f"SELECT name, sql FROM {schema}.sqlite_master WHERE type = 'table' AND rootpage > 0"
+    return dict(database.execute(named).fetchall())
+known = {schema: tables(schema) for schema in ("main", "present")}
+def one(query):
+    return database.execute(query).fetchone()[0]
+def lacks(schema, other):
+    for name, sql in known[schema].items():
+        quoted = '"' + name.replace('"', '""') + '"'
+        rows, others = f"SELECT * FROM {schema}.{quoted}", f"SELECT * FROM {other}.{quoted}"
+        if known[other].get(name) != sql:
+            if one(f"SELECT EXISTS ({rows})"):
+                return True
+        elif one(f"SELECT EXISTS ({rows} EXCEPT {others})"):
+            return True
+        # Of rows that are the same there may be more.
+        elif one(f"SELECT (SELECT count(*) FROM ({rows})) > (SELECT count(*) FROM ({others}))"):
+            return True
+    return False
+print(int(lacks("present", "main")), int(lacks("main", "present")))
+"""
+# What is there has rows that the replica lacks, and the other way round: what becomes of it.
+VERDICTS = {"0 0": "same", "1 0": "newer", "0 1": "restored"}
+
+
 class RestoreError(Exception):
     """What stands in the way, with what to do about it."""
 
@@ -145,8 +198,8 @@ def program(params: dict[str, Any]) -> list[str]:
     return ["/usr/bin/python3", "-IS", RUN] if os.path.exists(RUN) else [LITESTREAM]
 
 
-def execute(prefix: list[str], command: list[str], what: str) -> None:
-    """Run a command; raise RestoreError with what it said when it fails."""
+def execute(prefix: list[str], command: list[str], what: str) -> str:
+    """Run a command and return its output; raise RestoreError with what it said when it fails."""
     done = subprocess.run(
         [*prefix, *command],
         stdin=subprocess.DEVNULL,
@@ -157,10 +210,21 @@ def execute(prefix: list[str], command: list[str], what: str) -> None:
     )
     if done.returncode:
         raise RestoreError(f"{what}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
 
 
-def users(directory: int, name: str) -> list[str]:
-    """Return the processes that have the database or what belongs to it open, as `NAME (PID)`."""
+def groups(pid: str) -> list[str]:
+    """Units that a process belongs to, the innermost last."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as lines:
+        parts = [part for line in lines for part in line.rstrip("\n").split(":", 2)[2].split("/")]
+    return [part for part in parts if part.endswith((".service", ".scope"))]
+
+
+def users(directory: int, name: str, units: Collection[str] = ()) -> list[str]:
+    """Return the processes that have the database or what belongs to it open, as `NAME (PID)`.
+
+    Those of `units` are left out.
+    """
     wanted = set()
     for suffix in BESIDE:
         with contextlib.suppress(FileNotFoundError):
@@ -174,8 +238,12 @@ def users(directory: int, name: str) -> list[str]:
                 with contextlib.suppress(OSError):
                     info = os.stat(f"/proc/{pid}/fd/{number}")
                     if (info.st_dev, info.st_ino) in wanted:
+                        of = groups(pid)
+                        if set(of).intersection(units):
+                            break
                         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                            found.append(f"{comm.read().strip()} ({pid})")
+                            unit = f" of {of[-1]}" if of else ""
+                            found.append(f"{comm.read().strip()} ({pid}){unit}")
                         break
     return found
 
@@ -305,8 +373,24 @@ def owner(directory: int, name: str) -> tuple[int, int]:
     return info.st_uid, above.st_gid if above.st_mode & stat.S_ISGID else info.st_gid
 
 
-def restore(params: dict[str, Any], path: str, entry: dict[str, Any], unit: dict[str, list[str]]) -> str:
-    """Restore, check and exchange; return the directory of the old database, empty when there was none."""
+def compared(unit: dict[str, list[str]], restored_file: str, path: str) -> str:
+    """Return what becomes of a database that is there, beside what was restored. Raises RestoreError."""
+    if not os.path.lexists(path):
+        return "restored"
+    hint = "look at both, and say restore_over=true to have the replica's, with this one moved aside"
+    compare = ["/usr/bin/python3", "-I", "-c", COMPARE, restored_file, path]
+    # SQLite may have to make a file beside a database that is only read.
+    prefix = transient(unit, os.path.dirname(path), network=False)
+    told = execute(prefix, compare, f"{path} cannot be compared with the replica ({hint})").strip()
+    if told not in VERDICTS:
+        raise RestoreError(f"{path} has rows that the replica lacks, and lacks some that it has: {hint}")
+    return VERDICTS[told]
+
+
+def restore(
+    params: dict[str, Any], path: str, entry: dict[str, Any], unit: dict[str, list[str]]
+) -> tuple[str, str]:
+    """Restore, check and exchange; return the verdict, and the directory of the old database or nothing."""
     user, group = ids(unit)
     name = os.path.basename(path)
     kept = f"{entry.get('dir', path).rstrip('/')}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
@@ -329,6 +413,10 @@ def restore(params: dict[str, Any], path: str, entry: dict[str, Any], unit: dict
         opened.callback(os.close, database)
         check = ["/usr/bin/python3", "-I", "-c", CHECK]
         execute(transient(unit, out, network=False), check, "the restored database is damaged")
+        if not params["over"]:
+            verdict = compared(unit, os.path.join(out, "database"), path)
+            if verdict != "restored":
+                return verdict, ""
         refuse_users(directory, path)
         os.fchown(database, *owner(directory, name))
         os.fchmod(database, 0o660)
@@ -339,19 +427,20 @@ def restore(params: dict[str, Any], path: str, entry: dict[str, Any], unit: dict
         except FileExistsError as error:
             raise RestoreError(
                 f"{path} was made anew meanwhile, and is left alone. The old database is in {kept}. "
-                "Name the unit that made it in restore_units and run this again, "
+                "Name the unit that made it in edge_databases or restore_units, and run this again, "
                 "with a restore_timestamp from before."
             ) from error
         os.fsync(directory)
-    return aside
+    return "restored", aside
 
 
-def refuse_users(directory: int, path: str) -> None:
-    """Raise RestoreError when somebody has the database open."""
-    found = users(directory, os.path.basename(path))
+def refuse_users(directory: int, path: str, units: Collection[str] = ()) -> None:
+    """Raise RestoreError when somebody has the database open, who belongs to none of `units`."""
+    found = users(directory, os.path.basename(path), units)
     if found:
         raise RestoreError(
-            f"{path} is open in {', '.join(found)}: name its unit in restore_units, or stop the process"
+            f"{path} is open in {', '.join(found)}: "
+            "name its unit in edge_databases or restore_units, or end it"
         )
 
 
@@ -365,16 +454,24 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Do what the module is for; return its result. Raises RestoreError and others."""
     path, entry = choose(params["config"], params["database"])
     unit = unit_properties(params["unit"])
-    aside = ""
+    verdict, aside = "", ""
+    if check and params["units"] is not None:
+        with contextlib.suppress(FileNotFoundError):
+            directory = descriptors.open_directory(os.path.dirname(path))
+            try:
+                refuse_users(directory, path, [*params["units"], params["unit"]])
+            finally:
+                os.close(directory)
     if not check:
         with open(LOCK, "w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RestoreError("another restore is under way on this device: wait for its end") from error
-            aside = restore(params, path, entry, unit)
+            verdict, aside = restore(params, path, entry, unit)
     return {
-        "changed": True,
+        "changed": verdict in ("", "restored"),
+        "verdict": verdict,
         "database": path,
         "aside": aside,
         "starters": starters(),
@@ -388,6 +485,8 @@ def main() -> None:
             "config": {"type": "dict", "required": True},
             "database": {"type": "str", "default": ""},
             "timestamp": {"type": "str", "default": ""},
+            "over": {"type": "bool", "default": True},
+            "units": {"type": "list", "elements": "str"},
             "unit": {"type": "str", "default": "litestream.service"},
             "program": {"type": "path"},
         },

@@ -195,11 +195,15 @@ def moves(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 class Report:
     """What is known of every device, in a JSON file, and beside it the names of those that are left."""
 
-    def __init__(self, path: str) -> None:
-        """Read the file PATH.json, if there is one; PATH is for --limit. Raises RingError."""
+    def __init__(self, path: str, done: tuple[str, ...] = DONE, keys: tuple[str, ...] = ("rings",)) -> None:
+        """Read the file PATH.json, if there is one; PATH is for --limit. Raises RingError.
+
+        `done` are the verdicts of those who are not left, `keys` mappings that it has beside that of devices.
+        """
+        self.done = done
         self.list = Path(path)
         self.file = Path(f"{path}.json")
-        self.content: dict[str, Any] = {"devices": {}, "rings": {}, "stopped": None}
+        self.content: dict[str, Any] = {key: {} for key in ("devices", *keys)} | {"stopped": None}
         try:
             told = json.loads(self.file.read_text())
             self.content = {key: told[key] for key in self.content}
@@ -219,7 +223,7 @@ class Report:
     @property
     def left(self) -> list[str]:
         """Devices that a next run has to do with."""
-        return [device for device, known in self.devices.items() if known["verdict"] not in DONE]
+        return [device for device, known in self.devices.items() if known["verdict"] not in self.done]
 
     def note(self, device: str, judged: str, reason: str, **more: Any) -> None:
         """Note what has become of a device."""

@@ -71,7 +71,7 @@ def test_what_is_wrong_is_told_before_anything_changes(account: Account, tmp_pat
     own = {"device_identity_dir": str(tmp_path / "identity")}
     not_lost = f"{THING} is not lost, and its device would get no credentials any more"
     for inventory, limit, known, words in (
-        ("hosts", "edge_devices", {}, ["name the new device with --limit, one at a time"]),
+        ("hosts", "edge_devices", {}, ["-e replace_confirm=north"]),
         ("hosts", "edge-0003", {}, ["AWS IoT has no thing 'edge-0003'"]),
         ("hosts", THING, {"replace_alive": OTHER, **own}, [not_lost, f"{THING} is {THING} already"]),
         ("hosts", THING, {"fleet_bucket": ""}, ["fleet_bucket or edge_rotator_role_alias is not set"]),
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_told_before_anything_changes(account: Account, tmp_pat
 
 def test_a_database_that_would_begin_empty_is_named(account: Account, tmp_path: Path) -> None:
     """Each host of this play is a case."""
-    _first, _second, play = yaml.safe_load((ROOT / "playbooks/replace.yml").read_text())
+    _first, _second, play, _last = yaml.safe_load((ROOT / "playbooks/replace.yml").read_text())
     (block,) = (task for task in play["tasks"] if task["name"] == "It takes over, or all is as it was")
     (known,) = (task for task in block["block"] if task["name"] == "Every database is known by its path")
     cases = {

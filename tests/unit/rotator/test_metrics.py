@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, Device, Time
 from test_doctor import control_socket, listing
 from tokens import need
@@ -202,6 +203,23 @@ def test_the_dashboard_asks_for_metrics_there_are_in_words_that_prometheus_knows
     (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "x", "rules": rules}]}))
     done = promtool("check", "rules", "--lint=none", str(tmp_path / "rules.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_counts_as_silent_whom_the_alert_tells() -> None:
+    """By what the device says of itself: one that replicates once an hour may be heard of as seldom."""
+    dashboard = json.loads((RULES / "grafana-dashboard.json").read_text())
+    (asked,) = (
+        target["expr"]
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        if "count(time() - max_over_time(edge_rotator_updated" in target["expr"]
+    )
+    rules = yaml.safe_load((RULES / "prometheus-alerts.yml").read_text())["groups"]
+    (alert,) = (
+        rule["expr"] for group in rules for rule in group["rules"] if rule["alert"] == "EdgeDeviceSilent"
+    )
+    asked = asked.replace('{instance=~"$instance"}', "").removeprefix("count(").removesuffix(") or vector(0)")
+    assert "".join(asked.split()) == "".join(alert.split())
 
 
 def test_a_database_that_litestream_does_not_know_is_one_that_never_synced(

@@ -16,6 +16,7 @@ import yaml
 from experiment import observe
 from experiment.installed import NAME, ROOT, Operator, build
 from experiment.phases import assert_lossless, play, wait_for
+from lab.settings import paths
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -66,6 +67,7 @@ def test_restore_wants_the_name_twice(host: Any, name: str) -> None:
     done = play("restore", name)
     assert done.code != 0
     assert "run it with --limit DEVICE -e restore_confirm=DEVICE" in done.text
+    assert "say the same of a group" in play("restore", "edge_devices", {"restore_confirm": name}).text
     assert "changed=0" in done.text
     assert host.service("sample-app").is_running
 
@@ -80,6 +82,48 @@ def test_restore_gives_every_row_back(host: Any, name: str) -> None:
     assert host.check_output(f"ls -d {observe.DATABASE}.before-*"), "the old one is kept"
     wait_for(lambda: len(observe.rows(name, observe.DATABASE).rows) > len(after.rows))
     assert_lossless(host, name)
+
+
+# Somebody whom no restore stops has the database open.
+HOLD = f"sudo systemd-run --unit=holder sh -c 'exec 9<{observe.DATABASE}; exec sleep 300'"
+# The disk has been exchanged: neither database nor what Litestream keeps beside it.
+LOSE = (
+    "sudo systemctl stop litestream.path sample-app litestream && "
+    f"sudo sh -c 'rm -rf {observe.DATABASE}* /var/lib/litestream/var'"
+)
+
+
+def test_many_are_restored_and_one_that_fails_stops_no_other(host: Any, only_one: None) -> None:
+    """It is named, its application was never stopped, and the next run goes on with it alone."""
+    held, lost = "edge01", "edge02"
+    report = paths().state / "restore.report"
+    observe.finish_replication(lost)
+    before = observe.rows(lost, observe.DATABASE).rows
+    observe.run(lost, LOSE)
+    observe.run(held, HOLD)
+    since = observe.now(held)
+    done = play("restore", "edge_devices", {"restore_confirm": "edge_devices"})
+    assert done.code != 0
+    assert re.search(
+        rf"{held} +failed .*{observe.DATABASE} is open in sleep \(\d+\) of holder.service", done.text
+    )
+    assert re.search(rf"{lost} +restored +{observe.DATABASE}: restored", done.text), done.text
+    assert "2 devices: 1 failed, 1 restored" in done.text
+    assert observe.starts(held, "sample-app.service", since) == []
+    assert observe.rows(lost, observe.DATABASE).rows[: len(before)] == before
+    assert report.read_text().split() == [held]
+
+    observe.run(held, "sudo systemctl stop holder")
+    rest = f"@{report}"
+    done = play("restore", rest, {"restore_confirm": rest})
+    assert done.code == 0, done.text
+    assert re.search(rf"{held} +same +{observe.DATABASE}: same", done.text), "it had all, and was left alone"
+    assert not report.exists()
+    for device in (held, lost):
+        wait_for(
+            lambda device=device: "ok" in observe.run(device, "sudo edge-rotator status", check=False).split()
+        )
+    assert observe.rows(lost, observe.DATABASE).rows[: len(before)] == before
 
 
 def test_upgrade_goes_on_only_where_the_device_is_well(host: Any, only_one: None, name: str) -> None:

@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives import hashes
 
 from experiment import observe
 from experiment.phases import assert_lossless, wait_for
+from lab.settings import paths
 
 pytestmark = pytest.mark.timeout(900)
 DEAD = "edge01"
 # The lab's AWS knows at once what has changed.
 WAIT = "--extra-vars=replace_wait=2"
+REPORT = paths().state / "replace.report"
 
 
 class Replacement(NamedTuple):
@@ -24,11 +26,34 @@ class Replacement(NamedTuple):
     rows: list[str]
     certificate: str
     access_key: str
+    identity: str
 
 
 def certificate_id(pem: str) -> str:
     """Return the id by which AWS knows a certificate."""
     return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+
+
+# Token, PIN, certificate and state, by which a device is the thing; in text.
+TAKE = (
+    "sudo tar -C / -cz etc/edge-identity etc/edge-token var/lib/edge-token var/lib/edge-rotator | base64 -w0"
+)
+# The old device is switched on again: its identity in the place of the new one's, for the rotator of one run.
+RETURN = """
+set -e
+mkdir -p /root/old && echo {identity} | base64 -d | tar -C /root/old -xz
+install -d -o edge-rotator -g edge-rotator -m 750 /root/old/run
+systemd-run --quiet --wait --pipe --property=User=edge-rotator --property=Group=edge-rotator \
+    --property=LoadCredential=pin:/root/old/etc/edge-token/pin --property="BindPaths={binds}" \
+    /usr/local/bin/edge-rotator rotate --force 2>&1
+"""
+PLACES = {
+    "etc/edge-identity": "/etc/edge-identity",
+    "etc/edge-token": "/etc/edge-token",
+    "var/lib/edge-token": "/var/lib/edge-token",
+    "var/lib/edge-rotator": "/var/lib/edge-rotator",
+    "run": "/run/edge-rotator",
+}
 
 
 class Failure(NamedTuple):
@@ -48,7 +73,8 @@ def failure(aws: Aws, playbook: Playbook) -> Failure:
     """Put a bare machine in the place of a device whose rows are all in S3. The provider is away."""
     observe.finish_replication(DEAD)
     (active,) = aws.active(DEAD)
-    old = Replacement(observe.rows(DEAD, observe.DATABASE).rows, active, newest_key(DEAD))
+    identity = observe.run(DEAD, TAKE)
+    old = Replacement(observe.rows(DEAD, observe.DATABASE).rows, active, newest_key(DEAD), identity)
     lab("down", DEAD)
     assert playbook("lost", f"--extra-vars=thing={DEAD}").code == 0
     lab("up", DEAD)
@@ -70,8 +96,10 @@ def failure(aws: Aws, playbook: Playbook) -> Failure:
 
 @pytest.fixture(scope="module")
 def replacement(playbook: Playbook, failure: Failure) -> Replacement:
-    """Run it again."""
-    done = playbook("replace", f"--limit={DEAD}", WAIT)
+    """Run it again, for those who are left."""
+    rest = f"@{REPORT}"
+    done = playbook("replace", f"--limit={rest}", f"--extra-vars=replace_confirm={rest}", WAIT)
+    assert not REPORT.exists()
     assert done.code == 0, done.text
     return failure.old
 
@@ -92,6 +120,25 @@ def test_it_has_the_only_active_certificate(host: Any, name: str, aws: Aws, repl
     assert aws.certificates(DEAD) == {new: "ACTIVE", replacement.certificate: "INACTIVE"}
     assert len(aws.iot.list_thing_groups_for_thing(thingName=DEAD)["thingGroups"]) == 1
     assert refused(DEAD, replacement.access_key)
+
+
+def test_the_old_device_that_comes_back_is_refused(
+    host: Any, name: str, aws: Aws, replacement: Replacement
+) -> None:
+    """Its key and its certificate earn nothing, and the new device goes on: there is one writer."""
+    if name != DEAD:
+        pytest.skip("this one lives")
+    before, new = newest_key(DEAD), certificate(host)
+    binds = " ".join(f"/root/old/{place}:{where}" for place, where in PLACES.items())
+    said = host.run(RETURN.format(identity=replacement.identity.strip(), binds=binds))
+    assert said.rc != 0
+    assert "certificate_inactive" in said.stdout, said.stdout
+    issued = observe.run(observe.CLOUD, f"sudo cloudctl log provider --thing {DEAD} --errors")
+    assert "Certificate is invalid on this endpoint" in issued
+    since = observe.now(observe.CLOUD)
+    wait_for(lambda: observe.uploads(observe.s3_requests(DEAD, since)), 30)
+    assert newest_key(DEAD) == before or aws.active(DEAD) == [new]
+    assert aws.certificates(DEAD)[replacement.certificate] == "INACTIVE"
 
 
 def test_it_goes_on_where_the_old_one_ended(host: Any, name: str, replacement: Replacement) -> None:

@@ -332,10 +332,12 @@ def test_where_it_is_written(tmp_path: Path) -> None:
         page_at("checked.html", check_mode=True),
         page_at(f"{tmp_path}/none/status.html", ignore_errors=True),
         page_at("status.txt", ignore_errors=True),
+        page_at("~/status.txt", ignore_errors=True),
     )
     assert code == 0, said
     assert f"status_page is '{tmp_path}/none/status.html', which cannot be written: No such file" in said
     assert f"status_page is '{tmp_path}/status.txt': give a file's name that ends in .html" in said
+    assert f"status_page is '{Path.home()}/status.txt'" in said
     assert (tmp_path / "precious").read_text() == "kept"
     assert not (tmp_path / "status.html").is_symlink()
     made = {"answers.json", "hosts.json", "play.yml", "precious", "status.html", "status.json"}

@@ -152,6 +152,11 @@ def test_what_cannot_be_read_is_told(
     assert sorted(done["databases"]) == paths
     assert all("No such file" in told["failed"] for told in done["databases"].values())
     assert len(run(config=config, most=1)["databases"]) == 1
+    # What was drawn on the control node, and nothing else.
+    drawn = [str(databases / "b.db"), "/etc/shadow"]
+    done = run(config=config, databases=drawn)
+    assert list(done["databases"]) == drawn
+    assert done["databases"]["/etc/shadow"]["failed"] == "it is none of the device's databases"
 
 
 def test_a_program_that_is_ended_is_told(

@@ -735,6 +735,8 @@ def of(**entry: Any) -> dict[str, Any]:
         (of(replica={"path": "edge02/b.db"}), "edge_databases_b.b.replica has path 'edge02/b.db': start it"),
         (of(replica={"bucket": ""}), "edge_databases_b.b.replica names bucket '' and path 'edge01/b.db'"),
         (of(replica={"path": "edge01/pump.db"}), "'fleet/edge01/pump.db', as edge_databases_b.b does"),
+        (of(unit="rm -rf /"), "edge_databases_b.b.unit is 'rm -rf /': name the unit that writes it"),
+        (of(unit=["b.service", {}]), "edge_databases_b.b.unit is '{}': name the unit"),
         (of(**{"meta-path": "/var/lib/b"}), "edge_databases_b.b.meta-path is '/var/lib/b', and"),
     ],
 )  # fmt: skip
@@ -746,6 +748,28 @@ def test_an_entry_that_is_wrong_is_named(databases: dict[str, Any], said: str) -
     assert said in told["msg"]
     assert "dbs[" not in told["msg"]
     assert "HUSH" not in told["msg"]
+
+
+def test_the_units_that_write_a_database_are_known() -> None:
+    """And are none of Litestream's keys."""
+    databases: dict[str, Any] = {
+        "edge_databases": {
+            "one": {"path": "/var/lib/one/one.db", "unit": "one.service"},
+            "none": {"path": "/var/lib/none/none.db", "unit": []},
+            "unsaid": {"path": "/var/lib/unsaid/unsaid.db"},
+            "two": {"dir": "/var/lib/two", "pattern": "*.db", "unit": ["b.service", "b.timer"]},
+        }
+    }
+    told = told_of(GOOD, databases=databases, **PLACE)
+    assert told["problems"] == []
+    assert "unit" not in str(told["config"]).replace("unsaid", "")
+    assert told["units"] == {
+        "/var/lib/app/app.db": None,
+        "/var/lib/one/one.db": ["one.service"],
+        "/var/lib/none/none.db": [],
+        "/var/lib/unsaid/unsaid.db": None,
+        "/var/lib/two": ["b.service", "b.timer"],
+    }
 
 
 def test_an_entry_and_litestream_config_do_not_name_one_database() -> None:

@@ -19,6 +19,7 @@ import boto3
 import pytest
 from ansible_collections.edge_litestream.appliance.plugins.modules import litestream_drill as drill
 
+from edge_rotator import litestream as rotator
 from tests.unit.aws_server import aws
 
 Run = Callable[..., dict[str, Any]]
@@ -58,6 +59,36 @@ class Bucket:
         for file in kept.glob("ltx/*/*.ltx"):
             key = f"{THING}/{name}/{int(file.parent.name):04x}/{file.name}"
             self.s3.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes())
+
+    def merge(self, name: str) -> tuple[int, int]:
+        """Bring a replica whose single transactions Litestream has merged; return first and last of them."""
+        path, kept = self.top / "device" / name, self.top / "merged"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replica = {"type": "file", "path": str(kept)}
+        levels = [{"interval": "3s"}, {"interval": "1h"}]
+        config = self.top / "replicate.yml"
+        config.write_text(json.dumps({"levels": levels, "dbs": [{"path": str(path), "replica": replica}]}))
+        with (
+            contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database,
+            subprocess.Popen(
+                [LITESTREAM, "replicate", "-config", str(config)], stderr=subprocess.PIPE
+            ) as running,
+        ):
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("CREATE TABLE t(a)")
+            deadline = time.monotonic() + 40
+            spans: list[tuple[int, int]] = []
+            while not spans and time.monotonic() < deadline:
+                database.execute("INSERT INTO t VALUES (1)")
+                time.sleep(0.5)
+                names = (file.stem.split("-") for file in kept.glob("ltx/1/*.ltx"))
+                pairs = ((int(first, 16), int(last, 16)) for first, last in names)
+                spans = [(first, last) for first, last in pairs if last - first > 1]
+            running.terminate()
+        for file in (*kept.glob("ltx/1/*.ltx"), *kept.glob("ltx/9/*.ltx")):
+            key = f"{THING}/{name}/{int(file.parent.name):04x}/{file.name}"
+            self.s3.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes())
+        return spans[0]
 
     def newest(self, name: str) -> str:
         """Key of the object with the newest transaction."""
@@ -130,19 +161,100 @@ def test_it_is_what_the_device_had(run: Run, bucket: Bucket) -> None:
     ("told", "why"),
     [
         ({"failed": "too busy\x1b[2J"}, "too busy?[2J"),
-        ({"txid": "-o /etc/passwd", "checksum": "0" * 64}, "the device's answer is not understood"),
-        (
-            {"txid": "00000000000fffff", "checksum": "0" * 64},
-            "transaction 00000000000fffff did not come to the bucket",
-        ),
-        ("nonsense", "why not"),
     ],
 )
 def test_what_is_not_compared_is_restored_all_the_same(run: Run, bucket: Bucket, told: Any, why: str) -> None:
     bucket.fill("app.db", *ROWS)
-    done = run(**bucket.asked(checksums={"/var/lib/app.db": told}, uncompared="why not", wait=1))
+    done = run(**bucket.asked(checksums={"/var/lib/app.db": told}, uncompared="why not"))
     (record,) = done["databases"]
     assert (record["ok"], record["compared"], record["uncompared"]) == (True, "no", why)
+    (record,) = run(**bucket.asked(uncompared="why not"))["databases"]
+    assert (record["ok"], record["uncompared"]) == (True, "why not")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"txid": "-o /etc/passwd", "checksum": "0" * 64},
+        {"failed": {"msg": "x"}},
+        ["nonsense"],
+        None,
+    ],
+)
+def test_an_answer_that_is_none_fails_and_the_others_are_kept(run: Run, bucket: Bucket, told: Any) -> None:
+    """What can be restored is restored all the same."""
+    for name in ("app.db", "other.db"):
+        bucket.fill(name, *ROWS)
+    told = {"/var/lib/app.db": told, "/var/lib/other.db": {"failed": "busy"}}
+    done = run(**bucket.asked("app.db", "other.db", checksums=told))
+    assert done["msg"] == f"{THING}: /var/lib/app.db: the device's answer is not understood"
+    kept = [(one["database"], one["ok"], one["restored"]) for one in bucket.kept()]
+    assert kept == [("/var/lib/app.db", False, True), ("/var/lib/other.db", True, True)]
+    done = run(**bucket.asked(checksums=["whole"]))
+    assert done["msg"].endswith("app.db: the device's answer is not understood")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        "7",
+        "{}",
+        '{"integrity": ["ok"]}',
+        '{"integrity": ["ok"], "rows": "many", "tables": [], "checksum": "' + "0" * 64 + '"}',
+        "[" * 5000,
+    ],
+)
+def test_a_check_that_is_made_to_say_something_else_fails(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """And what was drilled before it, and after it, is kept."""
+    for name in ("a.db", "b.db"):
+        bucket.fill(name, *ROWS)
+    sources = iter([drill.inspect.getsource(drill.database_content), f"print({said!r})"])
+    monkeypatch.setattr(drill.inspect, "getsource", lambda module: next(sources))
+    done = run(**bucket.asked("a.db", "b.db"))
+    assert done["msg"].startswith(f"{THING}: /var/lib/b.db: the check")
+    assert [one["ok"] for one in bucket.kept()] == [True, False]
+
+
+def test_replication_that_stands_still_fails(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same rule as status on the device; what there is is restored, and says how old it is."""
+    monkeypatch.setattr(drill.ls, "_SYNC_SLACK", -1.0)
+    bucket.fill("app.db", *ROWS)
+    newest = bucket.newest("app.db")[-20:-4]
+    ahead = f"{int(newest, 16) + 40:016x}"
+    told = {"/var/lib/app.db": {"txid": ahead, "checksum": "0" * 64}}
+    done = run(**bucket.asked(checksums=told))
+    (record,) = done["databases"]
+    assert done["msg"].startswith(
+        f"{THING}: /var/lib/app.db: replication lags: the device has transaction {ahead}"
+    ), done
+    assert "where 1 s are allowed; its newest is 40 before it, and came at 20" in done["msg"]
+    assert (record["ok"], record["restored"], record["txid"]) == (False, True, newest)
+    assert (record["compared"], record["rows"] >= 3) == ("no", True)
+
+
+def test_the_rule_of_what_is_late_is_that_of_status() -> None:
+    """The rotator knows nothing of Ansible, and has it written down once more."""
+    config = {"dbs": [{"path": "/a", "replica": {"sync-interval": "30s"}}, {"path": "/b", "replica": {}}]}
+    told = SimpleNamespace(sync_interval=drill.ls.sync_interval(config))
+    assert drill.ls.sync_limit(config) == rotator.limit(told) == 75.0  # type: ignore[arg-type]
+
+
+def test_a_transaction_that_was_merged_with_later_ones_is_not_compared(run: Run, bucket: Bucket) -> None:
+    """Litestream's retention took its object away; the newest is restored, and that is said."""
+    _first, last = bucket.merge("app.db")
+    then = f"{last - 1:016x}"
+    told = {"/var/lib/app.db": {"txid": then, "checksum": "0" * 64}}
+    (record,) = run(**bucket.asked(checksums=told))["databases"]
+    assert (record["ok"], record["compared"]) == (True, "no"), record
+    assert int(record["txid"], 16) >= last
+    assert record["uncompared"] == f"transaction {then} is in the bucket together with later ones alone"
+    told["/var/lib/app.db"]["txid"] = f"{last:016x}"
+    assert run(**bucket.asked(checksums=told))["databases"][0]["compared"] == "differs", "this one is there"
 
 
 def test_no_backup_is_a_failure_and_the_others_are_tried(run: Run, bucket: Bucket) -> None:
@@ -164,6 +276,22 @@ def test_what_looks_like_an_older_litestreams_is_not_opened(run: Run, bucket: Bu
     done = run(**bucket.asked())
     assert done["failed"]
     assert "its newest backup is one of Litestream 0.3, which this device does not have" in done["msg"]
+
+
+def test_an_older_litestreams_has_its_limits(
+    run: Run, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its newest snapshot is packed and tells the least; log and database lie beside one another."""
+    top = f"{THING}/app.db/generations/0123456789abcdef/"
+    for name, size in {"snapshots/00000000": 9000, "snapshots/00000001": 2000, "wal/00000001_0": 10}.items():
+        bucket.s3.put_object(Bucket=BUCKET, Key=f"{top}{name}.lz4", Body=bytes(size))
+        time.sleep(1.1)
+    entry = {"path": "/var/lib/app.db", "replicas": [bucket.replica("app.db")]}
+    asked = bucket.asked(config={"dbs": [entry]})
+    assert "it has 2000 bytes, and may have 1999: raise drill_max_size" in run(**asked, max_size=1999)["msg"]
+    free = type("Usage", (), {"free": drill.RESERVE_BYTES + 3000})
+    monkeypatch.setattr(drill.shutil, "disk_usage", lambda path: free)
+    assert "and 1500 are free: name another drill_scratch" in run(**asked)["msg"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
@@ -245,6 +373,11 @@ def test_databases_of_a_directory_are_found_in_the_bucket(run: Run, bucket: Buck
     found = [one["databases"][0]["database"] for one in drawn]
     assert found[0] == found[1]
     assert set(found) == {"/var/lib/many/a.db", "/var/lib/many/below/d.db"}
+    chosen = run(**bucket.asked(config=config, most=1, seed="1", state="drawn"))
+    assert (chosen["drawn"], chosen["databases"], chosen["left"]) == ([found[0]], [], 1)
+    other = ({"/var/lib/many/a.db", "/var/lib/many/below/d.db"} - {found[0]}).pop()
+    again = run(check=True, **bucket.asked(config=config, most=1, seed="1", drawn=[other]))
+    assert [one["database"] for one in again["databases"]] == [other], "nothing is drawn twice"
     nothing = run(**bucket.asked(config={"dbs": [{**entry, "replica": bucket.replica("none")}]}))
     assert nothing["msg"] == f"{THING}: nothing can be restored: there is no backup of any database"
 

@@ -215,6 +215,93 @@ def test_whoever_has_it_open_is_named(run: Run, config: dict[str, Any], path: Pa
     assert rows(path) == ["one", "two", "three"]
 
 
+def test_whoever_is_not_stopped_is_named_before_anything_is(
+    run: Run, config: dict[str, Any], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units that the restore stops may have it open, and no other; without units nobody is looked for."""
+    with subprocess.Popen(["sleep", "60"], stdin=path.open("rb")) as user:
+        of = ["system.slice", "other.service"]
+        monkeypatch.setattr(restore, "groups", lambda pid: of if pid == str(user.pid) else [])
+        refused = run(check=True, **args(config, units=["app.service"]))
+        allowed = run(check=True, **args(config, units=["app.service", "other.service"]))
+        of = ["litestream.service"]
+        litestream = run(check=True, **args(config, units=[]))
+        of = ["other.service"]
+        unasked = run(check=True, **args(config))
+        user.kill()
+    assert (
+        f"is open in sleep ({user.pid}) of other.service: name its unit in edge_databases" in refused["msg"]
+    )
+    assert not any("failed" in each for each in (allowed, litestream, unasked))
+
+
+def test_a_process_tells_its_units() -> None:
+    assert all(unit.endswith((".service", ".scope")) for unit in restore.groups(str(os.getpid())))
+
+
+@pytest.mark.parametrize(
+    ("there", "verdict"),
+    [
+        (None, "restored"),
+        ([], "restored"),
+        (["one"], "restored"),
+        (["one", "two"], "same"),
+        (["one", "two", "three"], "newer"),
+        (["one", "two", "two"], "newer"),
+        (["one", "three"], "rows"),
+        (["three"], "rows"),
+    ],
+    ids=str,
+)
+def test_only_what_has_nothing_of_its_own_is_replaced_by_itself(
+    run: Run, config: dict[str, Any], path: Path, there: list[str] | None, verdict: str
+) -> None:
+    """The replica has one and two; the application was killed, and its rows are in the log alone."""
+    for entry in path.parent.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if there is not None:
+        writer = sqlite3.connect(path, isolation_level=None)
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("CREATE TABLE t(x)")
+        writer.executemany("INSERT INTO t VALUES (?)", [(row,) for row in there])
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copy(f"{path}{suffix}", path.parent.parent / f"kept{suffix}")
+        writer.close()
+        for suffix in ("", "-wal", "-shm"):
+            shutil.move(path.parent.parent / f"kept{suffix}", f"{path}{suffix}")
+    done = run(**args(config, over=False))
+    if verdict == "rows":
+        assert f"{path} has rows that the replica lacks, and lacks some that it has" in done["msg"]
+        assert "restore_over=true" in done["msg"]
+    else:
+        assert (done["verdict"], done["changed"]) == (verdict, verdict == "restored"), done
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        now = [row[0] for row in database.execute("SELECT x FROM t ORDER BY rowid")]
+    assert now == (["one", "two"] if verdict == "restored" else there)
+    assert bool(done.get("aside")) == (verdict == "restored" and there is not None)
+
+
+@pytest.mark.parametrize("content", [b"no database at all\n" * 500, b"SQLite format 3\0" + b"\xff" * 8176])
+def test_what_cannot_be_compared_stays(run: Run, config: dict[str, Any], path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    done = run(**args(config, over=False))
+    assert f"{path} cannot be compared with the replica" in done["msg"]
+    assert path.read_bytes() == content
+    assert run(**args(config))["verdict"] == "restored"
+
+
+def test_tables_that_differ_are_compared(run: Run, config: dict[str, Any], path: Path) -> None:
+    """A new table without rows is nothing of its own, and one with rows is."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM t WHERE x = 'three'")
+        database.execute("CREATE TABLE new(a, b)")
+        database.execute("CREATE VIEW v AS SELECT load_extension('/tmp/evil')")
+    assert run(**args(config, over=False))["verdict"] == "same"
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("INSERT INTO new VALUES (1, 2)")
+    assert run(**args(config, over=False))["verdict"] == "newer"
+
+
 def test_a_database_made_anew_meanwhile_is_left_alone(
     run: Run, config: dict[str, Any], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

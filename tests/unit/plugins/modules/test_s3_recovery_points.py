@@ -126,19 +126,98 @@ def test_a_prefix_without_anything_and_one_of_something_else(run: Run, s3: Any) 
     assert done["lines"][-1] == "3 things, 2 with a recovery point that is late or missing"
 
 
-def test_a_device_that_fills_its_prefix_holds_nobody_up(
-    run: Run, s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(s3_replicas, "MAX_REQUESTS", 20)
-    monkeypatch.setattr(s3_recovery_points, "MAX_REQUESTS", 20)
-    put(s3, *(f"evil/{number:03}/x" for number in range(30)))
-    put(s3, "edge01/app.db/" + ltx(0, 1, 1))
-    done = run(**args("evil", "edge01"))
-    assert [point["problem"] for point in done["points"]] == [
-        "given up after 20 requests: there is more below evil/ than Litestream keeps",
-        "",
+def configured(**more: Any) -> dict[str, Any]:
+    """What edge01 has, and of it three databases and a directory."""
+    dbs: list[dict[str, Any]] = [
+        {"path": f"/var/lib/{name}", "replica": {"type": "s3", "bucket": BUCKET, "path": f"edge01/{name}"}}
+        for name in ("a.db", "b.db")
     ]
-    assert done["requests"] == 21 + 3
+    dbs.append({"path": "/var/lib/c.db", "replicas": [{"url": f"s3://{BUCKET}-2/edge01/a.db"}]})
+    dbs.append(
+        {
+            "dir": "/var/lib/many",
+            "pattern": "*.db",
+            "replica": {"type": "s3", "bucket": BUCKET, "path": "edge01/many"},
+        }
+    )
+    return {"name": "edge01", "bucket": BUCKET, "max_age": DAY, "config": {"dbs": dbs}, **more}
+
+
+def test_a_configured_database_that_is_not_there_is_missing(run: Run, s3: Any, tmp_path: Path) -> None:
+    """Also one of a directory without any, and one whose replica is in another bucket."""
+    s3.create_bucket(Bucket=f"{BUCKET}-2")
+    put(s3, "edge01/a.db/" + ltx(0, 1, 1), "edge01/other.db/" + ltx(0, 1, 1))
+    s3.put_object(Bucket=BUCKET, Key="edge01/b.db/0000/notes.txt", Body=b"")
+    metrics = tmp_path / "edge.prom"
+    done = run(things=[configured()], metrics_file=str(metrics))
+    assert {point["database"]: (point["missing"], bool(point["time"])) for point in done["points"]} == {
+        "a.db": (False, True),
+        "b.db": (True, False),
+        f"s3://{BUCKET}-2/edge01/a.db": (True, False),
+        "many/*.db": (True, False),
+        "other.db": (False, True),
+    }
+    assert done["lines"][-1].endswith("; 3 configured databases are missing")
+    text = metrics.read_text()
+    assert 'edge_recovery_point_missing{thing="edge01",database="b.db"} 1' in text
+    assert 'edge_recovery_point_missing{thing="edge01",database="a.db"} 0' in text
+    put(s3, "edge01/many/x.db/" + ltx(0, 1, 1), "edge01/b.db/" + ltx(0, 1, 1))
+    done = run(things=[configured()])
+    assert [point["database"] for point in done["points"] if point["missing"]] == [
+        f"s3://{BUCKET}-2/edge01/a.db"
+    ]
+
+
+def test_a_device_that_fills_its_prefix_holds_nobody_up(
+    run: Run, s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is configured is known all the same, and what is not known is in a metric."""
+    monkeypatch.setattr(s3_replicas, "MAX_REQUESTS", 20)
+    s3.create_bucket(Bucket=f"{BUCKET}-2")
+    put(s3, *(f"edge01/{number:03}/x" for number in range(30)))
+    put(s3, "edge01/a.db/" + ltx(0, 1, 1), "edge02/app.db/" + ltx(0, 1, 1))
+    metrics = tmp_path / "edge.prom"
+    done = run(things=[configured(), *args("edge02")["things"]], metrics_file=str(metrics))
+    problems = {(point["thing"], point["database"]): point["problem"] for point in done["points"]}
+    assert problems["edge01", None].startswith("given up after 20 requests: there is more below edge01/0")
+    assert problems["edge01", "a.db"] == problems["edge02", "app.db"] == ""
+    assert ("edge01", "many/*.db") not in problems, "nobody has seen all"
+    text = metrics.read_text()
+    assert 'edge_recovery_point_unknown{thing="edge01"} 1' in text
+    assert 'edge_recovery_point_unknown{thing="edge02"} 0' in text
+
+
+def test_a_hundred_and_fifty_databases_of_a_directory_are_known(run: Run, s3: Any) -> None:
+    put(s3, *(f"edge01/many/{number:03}.db/" + ltx(0, 1, 1) for number in range(150)))
+    thing = configured()
+    thing["config"]["dbs"] = thing["config"]["dbs"][3:]
+    done = run(things=[thing])
+    assert len(done["points"]) == 150
+    assert not any(point["problem"] for point in done["points"])
+    assert done["requests"] == 2 + 2 * 150, "more than one prefix may take, and two for each"
+
+
+def test_databases_without_an_end_come_to_one(run: Run, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MAX_REQUESTS": 10, "EACH_REQUESTS": 1, "MAX_DATABASES": 5}.items():
+        monkeypatch.setattr(s3_replicas, name, value)
+    put(s3, *(f"edge01/{number:03}.db/" + ltx(0, 1, 1) for number in range(40)))
+    done = run(**args("edge01"))
+    assert done["requests"] == 15
+    assert [point["problem"][:24] for point in done["points"] if point["unknown"]] == [
+        "given up after 15 reques"
+    ]
+
+
+def test_names_that_look_the_same_make_no_sample_twice(run: Run, s3: Any, tmp_path: Path) -> None:
+    """The collector would read nothing of the file, of any device."""
+    put(s3, "edge01/a\u2028.db/" + ltx(0, 1, 1), "edge01/a\u2029.db/" + ltx(0, 1, 1))
+    run(**args("edge01"), metrics_file=str(tmp_path / "edge.prom"))
+    samples = [
+        line.rpartition(" ")[0]
+        for line in (tmp_path / "edge.prom").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    assert len(samples) == len(set(samples))
 
 
 def test_metrics_and_data(run: Run, s3: Any, tmp_path: Path) -> None:
