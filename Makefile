@@ -82,8 +82,8 @@ molecule: setup ## boot machines and verify the whole appliance, two scenarios a
 faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name walks some of it
 	@python -m experiment.faults --boot
 
-test-debian-upgrade: setup ## take a device from Debian 12 to 13, without a converge (4 minutes, not part of test)
-	@molecule/shared/debian_upgrade.sh
+test-debian-upgrade: setup ## take two devices from Debian 12 to 13 by the playbook (10 to 20 minutes, not part of test)
+	@python -m lab.scenarios debian
 
 test-arm: setup ## boards of 64 and 32 bit, emulated, from bare to replicating (hours, not part of test; RECORD=1)
 	@molecule/shared/setup_vm.sh

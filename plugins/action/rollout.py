@@ -37,6 +37,7 @@ class ActionModule(ActionBase):
                 "ring": {"type": "dict"},
                 "before": {"type": "dict"},
                 "failures": {"type": "dict", "default": {}},
+                "refused": {"type": "dict", "default": {}},
                 "age": {"type": "float"},
             },
             required_if=[
@@ -88,10 +89,16 @@ def planned(args: dict[str, Any], report: Report) -> dict[str, Any]:
 def begun(args: dict[str, Any], report: Report) -> dict[str, Any]:
     """Note what the devices of a ring are before their change, and who of them is off."""
     ring = args["ring"]
-    before = {}
+    before, refused = {}, False
     for device in ring["devices"]:
         now = rollout.seen(args["answers"].get(device))
-        if now["level"] != "unreachable":
+        if now["level"] != "unreachable" and (why := args["refused"].get(device)):
+            # One whose change began in an earlier run is still to be compared with what it was before that.
+            known = report.devices.get(device, {}).get("verdict")
+            refused = True
+            judged_as = known if known in rollout.BAD else "failed" if known == "begun" else "refused"
+            report.note(device, judged_as, plain(" ".join(str(why).split())), ring=ring["name"])
+        elif now["level"] != "unreachable":
             before[device] = {**report.baseline(device, now), "mended": args["mends"]}
             report.note(device, "begun", rollout.BEGUN, ring=ring["name"], before=before[device], after=None)
         elif report.devices.get(device, {}).get("verdict") in rollout.TOUCHED:
@@ -99,10 +106,11 @@ def begun(args: dict[str, Any], report: Report) -> dict[str, Any]:
         else:
             report.note(device, "off", OFF, ring=ring["name"])
     lines = [report.line(device) for device in ring["devices"] if device not in before]
-    if before or not (ring["followed"] or ring["answered"]):
+    if before or not (ring["followed"] or (ring["answered"] and not refused)):
         return {"before": before, "lines": lines}
     report.content["stopped"] = (
-        f"no device of ring {ring['name']} answers, so nothing would be known of the change: "
+        f"no device of ring {ring['name']} answers and is fit for the change, so nothing would be "
+        "known of it: "
         f"give another device this ring (rollout_ring), or leave it out, --limit 'all:!{ring['devices'][0]}'"
     )
     return {"failed": True, "msg": [report.content["stopped"], *lines]}
@@ -143,7 +151,7 @@ def ended(args: dict[str, Any], report: Report) -> dict[str, Any]:
     counts = ", ".join(f"{verdicts.count(each)} {each}" for each in sorted(set(verdicts)))
     left = [report.line(device) for device in devices if device in report.left]
     lines = [f"the roll-out has ended: {counts}", *left, *how(report)]
-    failed = any(each in rollout.BAD for each in verdicts)
+    failed = any(each in (*rollout.BAD, "refused") for each in verdicts)
     if not failed and not any(each in rollout.DONE for each in verdicts):
         return {"failed": True, "msg": ["no device was changed", *lines]}
     return {"failed": True, "msg": lines} if failed else {"lines": lines}

@@ -15,6 +15,7 @@ description:
   - A device is worse where its level is higher than before, where it has a problem that it did not have, or
     where a database is not replicated that was before. A problem that was there before is nobody's fault.
   - Devices that do not answer before their change are off. They are not changed, and do not stop anything.
+    Nor do those that are refused, since a gate found them unfit; but in the end there is a failure.
   - All that is known is kept in a report, so that a next run compares a device with what it was before its
     change began in an earlier one.
   - Runs on the control node alone. What devices answered is data, read by a strict parser and bounded.
@@ -33,7 +34,8 @@ options:
       - Path of the list of who is left, one name a line, for C(--limit @PATH). Where nobody is left there is
         no such file.
       - Beside it PATH.json says of each device its ring, verdict, reason, and what it was before and after.
-      - The verdict is V(waiting), V(off), V(begun), V(failed), V(vanished), V(worse), V(better) or V(same).
+      - The verdict is V(waiting), V(off), V(refused), V(begun), V(failed), V(vanished), V(worse),
+        V(better) or V(same).
     type: str
     required: true
   answers:
@@ -71,6 +73,9 @@ options:
     type: dict
   before:
     description: What V(begun) returned.
+    type: dict
+  refused:
+    description: For V(begun), why a device is not to be changed, empty where it is.
     type: dict
   failures:
     description: What failed on each device, empty where nothing did.

@@ -17,7 +17,7 @@ cp tests/config.yml "$collection/tests/"
 # ansible-core asks for the GPL in every module; this project is under the MIT license.
 mkdir "$collection/tests/sanity"
 core=$(python -c 'import ansible.release; print(ansible.release.__version__.rpartition(".")[0])')
-for module in $(git ls-files --cached --others --exclude-standard 'plugins/modules/*.py' 'plugins/inventory/*.py'); do
+for module in $(git ls-files --cached --others --exclude-standard 'plugins/modules/*.py' 'plugins/inventory/*.py' 'plugins/callback/*.py'); do
     echo "$module validate-modules:missing-gplv3-license"
 done >"$collection/tests/sanity/ignore-$core.txt"
 

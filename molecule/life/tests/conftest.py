@@ -15,7 +15,7 @@ import boto3
 import pytest
 
 from experiment import observe
-from experiment.phases import ROOT, Played, name, pytest_runtest_makereport, wait_for
+from experiment.phases import ROOT, Played, lab, name, pytest_runtest_makereport, wait_for
 from lab.settings import paths
 
 __all__ = [
@@ -113,11 +113,6 @@ def killed(task: str, name: str, *words: str) -> None:
     finally:
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate(timeout=60)
-
-
-def lab(command: str, machine: str) -> None:
-    """Let something happen to a machine."""
-    subprocess.run([sys.executable, "-m", "lab", command, machine], check=True, timeout=150)
 
 
 def certificate(host: Any) -> str:

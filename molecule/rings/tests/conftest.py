@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import pytest
 import yaml
 
 from experiment import observe
-from experiment.phases import ROOT, Played, wait_for
+from experiment.phases import ROOT, Played, lab, play_with, wait_for
 from lab.settings import paths
 
 __all__ = [
@@ -63,28 +60,9 @@ def roll_out(
     at: tuple[str, int] | None = None,
     event: Callable[[], None] | None = None,
 ) -> Played:
-    """Run a playbook as an operator does; let something happen when a task begins for the nth time."""
+    """Roll a change out; let something happen when a task begins for the nth time."""
     given = {"rollout_report_dir": str(paths().state), "healthy_retries": 6, **(variables or {})}
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), f"--inventory={INVENTORY}"]
-    command += [f"--extra-vars={json.dumps(given)}", *words, f"playbooks/{playbook}.yml"]
-    running = subprocess.Popen(
-        ["timeout", "1100", *command],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert running.stdout is not None
-    lines, seen = [], 0
-    for line in running.stdout:
-        lines.append(line)
-        seen += at is not None and line.startswith(f"TASK [{at[0]}]")
-        if event and at and seen == at[1]:
-            event()
-            event = None
-    assert event is None, "".join(lines)
-    return Played(running.wait(timeout=60), " ".join("".join(lines).split()))
+    return play_with(INVENTORY, playbook, words, given, at, event)
 
 
 def report() -> dict[str, Any]:
@@ -101,8 +79,3 @@ def used(device: str) -> str:
 def status(device: str) -> dict[str, Any]:
     """Return how a device stands."""
     return dict(json.loads(observe.run(device, "sudo edge-rotator status --json", check=False)))
-
-
-def lab(command: str, machine: str) -> None:
-    """Let something happen to a machine."""
-    subprocess.run([sys.executable, "-m", "lab", command, machine], check=True, timeout=150)

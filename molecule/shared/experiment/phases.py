@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,42 @@ def play(
         command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False, timeout=300
     )
     return Played(done.returncode, " ".join((done.stdout + done.stderr).split()))
+
+
+def play_with(
+    inventory: Path,
+    name: str,
+    words: Sequence[str],
+    variables: dict[str, Any],
+    at: tuple[str, int] | None = None,
+    event: Callable[[], None] | None = None,
+) -> Played:
+    """Run a playbook as an operator does; let something happen when a task begins for the nth time."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), f"--inventory={inventory}"]
+    command += [f"--extra-vars={json.dumps(variables)}", *words, f"playbooks/{name}.yml"]
+    running = subprocess.Popen(
+        ["timeout", "1100", *command],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert running.stdout is not None
+    lines, seen = [], 0
+    for line in running.stdout:
+        lines.append(line)
+        seen += at is not None and line.startswith(f"TASK [{at[0]}]")
+        if event and at and seen == at[1]:
+            event()
+            event = None
+    assert event is None, "".join(lines)
+    return Played(running.wait(timeout=60), " ".join("".join(lines).split()))
+
+
+def lab(command: str, machine: str) -> None:
+    """Let something happen to a machine."""
+    subprocess.run([sys.executable, "-m", "lab", command, machine], check=True, timeout=150)
 
 
 def refused_by_preflight(variables: dict[str, Any]) -> str:

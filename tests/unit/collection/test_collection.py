@@ -21,6 +21,7 @@ PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.name != "common")
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("[a-z]*.py"))
 INVENTORIES = sorted(path.stem for path in (ROOT / "plugins/inventory").glob("[a-z]*.py"))
+CALLBACKS = sorted(path.stem for path in (ROOT / "plugins/callback").glob("[a-z]*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,8 @@ def test_preflight_of_the_installed_collection_refuses_a_bad_value(
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("role", ROLES), ("module", MODULES), ("inventory", INVENTORIES)]
+    ("kind", "names"),
+    [("role", ROLES), ("module", MODULES), ("inventory", INVENTORIES), ("callback", CALLBACKS)],
 )
 def test_documentation_prints(operator: Operator, kind: str, names: list[str]) -> None:
     if not names:

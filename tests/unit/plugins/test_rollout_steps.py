@@ -16,6 +16,7 @@ from ansible_collections.edge_litestream.appliance.plugins.action.rollout import
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.rollout import Report, RingError
 
 OFF: dict[str, Any] = {"unreachable": True}
+NOTHING: dict[str, Any] = {"age": None, "failures": {}, "fleet": [], "mends": False, "refused": {}}
 
 
 def answer(level: str = "ok", *problems: str) -> dict[str, Any]:
@@ -34,7 +35,7 @@ class Fleet:
     def step(self, step: Any, **args: Any) -> dict[str, Any]:
         report = Report(self.path)
         result: dict[str, Any] = step(
-            {"answers": self.answers, "age": None, "failures": {}, "fleet": [], "mends": False, **args},
+            {**NOTHING, "answers": self.answers, **args},
             report,
         )
         report.write()
@@ -140,6 +141,49 @@ def test_one_that_is_off_is_left_alone_and_fails_nothing(fleet: Fleet) -> None:
     assert "failed" not in end
     assert end["lines"][0] == "the roll-out has ended: 1 off, 3 same"
     assert fleet.left == ["edge2"]
+
+
+def test_one_that_is_refused_is_not_changed_stops_nothing_and_makes_the_end_fail(fleet: Fleet) -> None:
+    fleet.plan()
+    begin = fleet.step(begun, ring=fleet.rings[0], refused={"edge1": "packages are\nheld", "edge2": ""})
+    assert list(begin["before"]) == ["edge2", "edge3"]
+    assert begin["lines"][0].split(maxsplit=3) == ["edge1", "early", "refused", "packages are held"]
+    fleet.before = begin["before"]
+    assert "failed" not in fleet.judge(fleet.answers)
+    fleet.begin(1)
+    fleet.step(judged, ring=fleet.rings[1], before=fleet.before)
+    end = fleet.step(ended, rings=fleet.rings)
+    assert end["failed"]
+    assert end["msg"][0] == "the roll-out has ended: 1 refused, 3 same"
+    assert fleet.left == ["edge1"]
+
+
+def test_a_ring_that_is_refused_stops_it_where_another_comes(fleet: Fleet) -> None:
+    fleet.plan()
+    refused = dict.fromkeys(("edge1", "edge2", "edge3"), "on battery")
+    assert fleet.step(begun, ring=fleet.rings[0], refused=refused)["failed"]
+
+
+def test_a_last_ring_that_is_refused_is_told_in_the_end(fleet: Fleet) -> None:
+    fleet.plan()
+    fleet.begin()
+    fleet.judge(fleet.answers)
+    assert "failed" not in fleet.step(begun, ring=fleet.rings[1], refused={"edge4": "on battery"})
+    assert fleet.step(ended, rings=fleet.rings)["failed"]
+
+
+def test_one_that_is_refused_after_its_change_began_keeps_what_it_was(fleet: Fleet) -> None:
+    """Else the run after the next would take for normal what this one broke."""
+    fleet.plan()
+    fleet.begin()
+    fleet.judge(fleet.answers, {"edge1": "the power was cut"})
+    fleet.answers["edge1"] = answer("critical", "no credentials")
+    fleet.plan()
+    fleet.step(begun, ring=fleet.rings[0], refused={"edge1": "on battery"})
+    assert fleet.verdicts[0] == "failed"
+    fleet.plan()
+    fleet.begin()
+    assert fleet.before["edge1"]["level"] == "ok"
 
 
 def test_a_ring_that_is_off_stops_it_where_another_comes(fleet: Fleet) -> None:

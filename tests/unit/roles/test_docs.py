@@ -58,7 +58,8 @@ def test_what_is_named_exists(page: Path) -> None:
         if own != "inventory/certificates" and not own.startswith("inventory/certificates/"):
             assert (ROOT / own).exists() or list(ROOT.glob(f"{own}*")), f"{page}: {path}"
     for name in re.findall(r"\bedge_litestream\.appliance\.(\w+)", text):
-        homes = ("playbooks/{}.yml", "roles/{}", "plugins/modules/{}.py", "plugins/inventory/{}.py")
+        kinds = ("callback", "inventory", "modules")
+        homes = ("playbooks/{}.yml", "roles/{}", *(f"plugins/{kind}/{{}}.py" for kind in kinds))
         assert any((ROOT / home.format(name)).exists() for home in homes), f"{page}: {name}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"`make ([a-z-]+)", text):
