@@ -27,9 +27,10 @@ One line per event, `event=failed` with its fix, is in the journal:
 _TOP_END = """\
 Exit codes are the error's class and never change: 0 done, 1 a fault in this
 program, 2 wrong usage, 3 configuration, 4 wrong user, 10-15 network, 20-23
-TLS, 30-36 the provider's refusal, 40-46 its answer, 50 clock, 60-69 pycurl,
-token and files, 70-74 handing over, 75 another run is busy, 76 and does not
-end, 77-78 timer and unit, 79 S3. `due`, `status` and `doctor` have their own.
+TLS, 24 the proxy, 30-36 the provider's refusal, 40-46 its answer, 50 clock,
+60-69 pycurl, token and files, 70-74 handing over, 75 another run is busy, 76
+and does not end, 77-78 timer and unit, 79 S3. `due`, `status` and `doctor`
+have their own.
 """
 _ROTATE = """\
 One tick: if credentials are due, fetch them, check them, replace the file and
