@@ -27,14 +27,22 @@ PORT = 8443
 SERVED = "/srv/fleet"
 GONE = "/etc/edge-pull /var/lib/edge-pull /opt/ansible-core /usr/local/lib/edge-pull"
 OLD, NEW = "0.5.17", "0.5.18"
-# All that a converge leaves; what a moment changes is not in it.
-TREE = (
-    r"find /etc /usr/local /opt -xdev \( -type f -o -type l \) ! -path '*/__pycache__/*' "
-    r"-printf '%p %m %U:%G %l ' "
-    r"-exec sh -c 'test -L \"$1\" && echo || sha256sum <\"$1\"' sh {} \; | sort; "
+# All that a converge leaves: files with mode, owner and content, units, packages.
+FILES = """
+import hashlib, os, pathlib
+for top in ("/etc", "/usr/local", "/opt"):
+    for path in sorted(pathlib.Path(top).rglob("*")):
+        if "__pycache__" not in path.parts:
+            known = path.lstat()
+            content = os.readlink(path) if path.is_symlink() else ""
+            if path.is_file() and not content:
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            print(path, oct(known.st_mode), known.st_uid, known.st_gid, content)
+"""
+UNITS = (
     "systemctl list-unit-files --no-legend; "
-    "systemctl list-units --all --no-legend --plain --type=timer,path,socket "
-    "| awk '{print $1, $3}'; dpkg-query -W"
+    "systemctl list-units --all --no-legend --plain --type=timer,path,socket | awk '{print $1, $3}'; "
+    "dpkg-query --show"
 )
 
 
@@ -156,7 +164,8 @@ def reported() -> dict[str, Any]:
 
 def tree() -> list[str]:
     """List what is installed and configured on the device."""
-    return observe.run(DEVICE, ["sudo", "sh", "-c", TREE]).splitlines()
+    files = observe.run(DEVICE, ["sudo", "/usr/bin/python3", "-I", "-c", FILES])
+    return (files + observe.run(DEVICE, UNITS)).splitlines()
 
 
 @pytest.fixture(scope="module")
