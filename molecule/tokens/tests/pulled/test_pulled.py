@@ -152,8 +152,13 @@ class Fleet:
 
 def pull() -> dict[str, Any]:
     """Have the device pull, as its timer does; what it then says of it."""
+    since = observe.now(DEVICE)
+    # A push holds pulls back for an hour.
+    observe.run(DEVICE, "sudo rm -f /run/edge-pull/held")
     observe.run(DEVICE, "sudo systemctl start edge-pull.service", check=False, timeout_s=600)
-    return dict(json.loads(observe.run(DEVICE, "sudo cat /var/lib/edge-pull/last.json")))
+    told = dict(json.loads(observe.run(DEVICE, "sudo cat /var/lib/edge-pull/last.json")))
+    assert told["began"] >= int(since), "it did not pull"
+    return told
 
 
 def reported() -> dict[str, Any]:
@@ -196,8 +201,6 @@ def fleet() -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def pulled(fleet: Fleet) -> dict[str, Any]:
     """Have it pull a new rotator, a new Litestream and another variable."""
-    # Whoever has pushed twice waits for an hour.
-    observe.run(DEVICE, "sudo rm -f /run/edge-pull/held")
     with (fleet.collection / "edge_rotator/clock.py").open("a") as module:
         module.write("# The next release.\n")
     pin = yaml.safe_load((ROOT / "files/litestream-checksums.yml").read_text())["litestream_checksums"][OLD]
