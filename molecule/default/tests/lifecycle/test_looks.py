@@ -60,4 +60,4 @@ def test_every_playbook_that_changes_a_device_is_looked_at() -> None:
     """Those that ask AWS are looked at where there is one."""
     there = {path.stem for path in (ROOT / "playbooks").glob("*.yml")}
     of_aws = {"cloud", "enroll", "enroll_bulk", "found", "lost", "renew", "replace", "undelete"}
-    assert there - set(VARIABLES) == of_aws | {"drill", "recovery_points", "status", "upgrade"}
+    assert there - set(VARIABLES) == of_aws | {"artifacts", "drill", "recovery_points", "status", "upgrade"}
