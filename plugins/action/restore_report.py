@@ -25,11 +25,10 @@ class ActionModule(ActionBase):
                 "state": {"type": "str", "required": True, "choices": ["planned", "noted", "ended"]},
                 "report": {"type": "str", "required": True},
                 "devices": {"type": "list", "elements": "str"},
-                "request": {"type": "raw", "default": ""},
-                "again": {"type": "bool", "default": False},
                 "device": {"type": "str"},
                 "results": {"type": "raw"},
                 "failure": {"type": "str", "default": ""},
+                "warning": {"type": "str", "default": ""},
                 "confirm": {"type": "str", "default": "restore_confirm"},
             },
             required_if=[("state", "noted", ["device"])],
@@ -49,13 +48,14 @@ class ActionModule(ActionBase):
     def act(args: dict[str, Any], report: Report) -> dict[str, Any]:
         """Do one of the three; return what it has beside the path."""
         if args["state"] == "planned":
-            done = restores.planned(report, args["devices"], str(args["request"]), args["again"])
-            return {"done": done, "lines": [restores.line(report, device) for device in done]}
+            restores.planned(report, args["devices"])
+            return {"lines": [restores.line(report, device) for device in args["devices"]]}
         if args["state"] == "noted":
             device = args["device"]
-            report.note(device, *restores.verdict(args["results"], args["failure"]))
+            report.note(device, *restores.verdict(args["results"], args["failure"], args["warning"]))
             word = report.devices[device]["verdict"]
             return {"verdict": word, "lines": [restores.line(report, device)]}
         lines = restores.summary(report, args["devices"], args["confirm"])
         left = [device for device in args["devices"] if device in report.left]
-        return {"failed": True, "msg": lines, "left": left} if left else {"lines": lines, "left": []}
+        failed = {"failed": True, "msg": lines} if restores.unfinished(report, args["devices"]) else {}
+        return {"lines": lines, "left": left, **failed}

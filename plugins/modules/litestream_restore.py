@@ -19,8 +19,8 @@ description:
     where they are, if that is another file system. Then the new one takes its place, with the old one's owner
     and mode 0660.
   - Before that nothing is changed. What fails leaves the old database where it is.
-  - Without O(over) a database that has all that the replica has stays, and so does one that has rows which
-    the replica lacks. Both are compared row by row.
+  - Without O(over) a database is replaced where it is damaged or has no row in any table. Otherwise it stays,
+    since what it lacks may have been deleted on purpose. Both are compared row by row.
   - Stops and starts no unit. It fails when a process has the database open, and when an application
     has made a new one meanwhile; the new one is left alone.
 options:
@@ -57,8 +57,8 @@ options:
 attributes:
   check_mode:
     description:
-      - Says which database would be restored, and fails when none is found, or a process of none of O(units)
-        has it open. Changes nothing.
+      - Says which database would be restored, and fails when none is found, a process of none of O(units) has
+        it open, or a restore is under way on the device. Changes nothing.
     support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
@@ -84,8 +84,9 @@ aside:
   type: str
 verdict:
   description:
-    - V(restored), V(same) where what was there has just what the replica has, or V(newer) where it has more.
-      The last two come without O(over) alone. Empty in check mode.
+    - V(restored), V(same) where what was there has just what the replica has, V(newer) where it has more, or
+      V(differs) where it lacks rows that the replica has. The last three come without O(over) alone, and the
+      database stays. Empty in check mode.
   returned: success
   type: str
 starters:
@@ -146,36 +147,75 @@ raise SystemExit(answer != "ok" and answer)
 """
 
 
-# Of tables alone: views, triggers and virtual tables are not run.
+# Rows of tables alone, as multisets: views, triggers and virtual tables are not run. The schema is one, too.
+# What Litestream keeps for itself is nobody's. Damaged is what SQLite cannot read, and nothing else.
 COMPARE = """
 import sqlite3, sys, urllib.parse
 replica, present = (f"file:{urllib.parse.quote(path)}?mode=ro" for path in sys.argv[1:])
-database = sqlite3.connect(f"{replica}&immutable=1", uri=True)
-database.execute("PRAGMA trusted_schema=OFF")
-database.execute("ATTACH ? AS present", (present,))
-def tables(schema):
+UNTOLD = ("_litestream_", "sqlite_stat")
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+def connect(uri):
+    database = sqlite3.connect(uri, uri=True)
+    database.execute("PRAGMA trusted_schema=OFF")
+    return database
+def tables(database, schema):
     named = f"SELECT name, sql FROM {schema}.sqlite_master WHERE type = 'table' AND rootpage > 0"
-    return dict(database.execute(named).fetchall())
-known = {schema: tables(schema) for schema in ("main", "present")}
-def one(query):
-    return database.execute(query).fetchone()[0]
-def lacks(schema, other):
-    for name, sql in known[schema].items():
-        quoted = '"' + name.replace('"', '""') + '"'
-        rows, others = f"SELECT * FROM {schema}.{quoted}", f"SELECT * FROM {other}.{quoted}"
-        if known[other].get(name) != sql:
-            if one(f"SELECT EXISTS ({rows})"):
-                return True
-        elif one(f"SELECT EXISTS ({rows} EXCEPT {others})"):
-            return True
-        # Of rows that are the same there may be more.
-        elif one(f"SELECT (SELECT count(*) FROM ({rows})) > (SELECT count(*) FROM ({others}))"):
-            return True
-    return False
-print(int(lacks("present", "main")), int(lacks("main", "present")))
+    return {name: sql for name, sql in database.execute(named) if not name.startswith(UNTOLD)}
+def some(database, schema, name):
+    return database.execute(f"SELECT EXISTS (SELECT 1 FROM {schema}.{quoted(name)})").fetchone()[0]
+def compare():
+    alone = connect(present)
+    if not any(some(alone, "main", name) for name in tables(alone, "main")):
+        return "empty"
+    alone.close()
+    database = connect(f"{replica}&immutable=1")
+    database.execute("ATTACH ? AS present", (present,))
+    known = {schema: tables(database, schema) for schema in ("main", "present")}
+    more = {schema: False for schema in known}
+    def tell(name, columns, only=""):
+        values = ", ".join(f"{quoted(column)} AS c{number}" for number, column in enumerate(columns))
+        # 1 is not 1.0, and no collation of a column makes two texts the same.
+        group = ", ".join(f"typeof(c{number}), c{number} COLLATE BINARY" for number in range(len(columns)))
+        both = " UNION ALL ".join(
+            f"SELECT {values}, {sign} AS sign FROM {schema}.{name} {only}"
+            for schema, sign in (("main", 1), ("present", -1))
+        )
+        query = f"SELECT sum(sign) AS rest FROM ({both}) GROUP BY {group} HAVING rest <> 0"
+        for (rest,) in database.execute(query):
+            more["main" if rest > 0 else "present"] = True
+            if all(more.values()):
+                break
+    # What SQLite and Litestream make by themselves is left out.
+    own = "WHERE name NOT LIKE 'sqlite/_%' ESCAPE '/' AND name NOT LIKE '/_litestream/_%' ESCAPE '/'"
+    tell("sqlite_master", ("type", "name", "tbl_name", "sql"), own)
+    for name in known["main"].keys() | known["present"].keys():
+        if known["main"].get(name) == known["present"].get(name):
+            columns = database.execute(f"SELECT * FROM main.{quoted(name)} LIMIT 0").description
+            tell(quoted(name), [column[0] for column in columns])
+        else:
+            for schema in known:
+                more[schema] |= name in known[schema] and bool(some(database, schema, name))
+    return f"{int(more['present'])} {int(more['main'])}"
+try:
+    print(compare())
+except sqlite3.DatabaseError as error:
+    # A schema that this SQLite does not understand is none that is damaged.
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if kind not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "schema" in str(error):
+        raise
+    print("damaged")
 """
-# What is there has rows that the replica lacks, and the other way round: what becomes of it.
-VERDICTS = {"0 0": "same", "1 0": "newer", "0 1": "restored"}
+# What is there has rows that the replica lacks, and the other way round: what becomes of it. What it lacks
+# may have been deleted on purpose, such as what a queue has delivered, and do not come back by themselves.
+VERDICTS = {
+    "damaged": "restored",
+    "empty": "restored",
+    "0 0": "same",
+    "1 0": "newer",
+    "0 1": "differs",
+    "1 1": "differs",
+}
 
 
 class RestoreError(Exception):
@@ -383,7 +423,7 @@ def compared(unit: dict[str, list[str]], restored_file: str, path: str) -> str:
     prefix = transient(unit, os.path.dirname(path), network=False)
     told = execute(prefix, compare, f"{path} cannot be compared with the replica ({hint})").strip()
     if told not in VERDICTS:
-        raise RestoreError(f"{path} has rows that the replica lacks, and lacks some that it has: {hint}")
+        raise RestoreError(f"{path} cannot be compared with the replica ({hint})")
     return VERDICTS[told]
 
 
@@ -450,6 +490,33 @@ def ids(unit: dict[str, list[str]]) -> tuple[int, int]:
     return account.pw_uid, grp.getgrnam(unit["Group"][0]).gr_gid if "Group" in unit else account.pw_gid
 
 
+@contextlib.contextmanager
+def locked(path: str, check: bool) -> Iterator[None]:
+    """Let no other restore begin, and tell it of this one. Raises RestoreError while one is under way.
+
+    In check mode it is only looked, before anything is stopped: one may go on whose playbook was ended.
+    """
+    if check and not os.path.exists(LOCK):
+        yield
+        return
+    with open(LOCK, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if check else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise RestoreError(
+                f"a restore is under way on this device ({lock.read().strip()}), maybe of a playbook that "
+                "was ended. Nothing was stopped now, and what that one has stopped stays stopped: wait for "
+                "the end of its process, then run this again"
+            ) from error
+        if not check:
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            lock.truncate(0)
+            lock.write(f"{path}, since {since}, process {os.getpid()}\n")
+            lock.flush()
+        yield
+
+
 def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Do what the module is for; return its result. Raises RestoreError and others."""
     path, entry = choose(params["config"], params["database"])
@@ -462,12 +529,8 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
                 refuse_users(directory, path, [*params["units"], params["unit"]])
             finally:
                 os.close(directory)
-    if not check:
-        with open(LOCK, "w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RestoreError("another restore is under way on this device: wait for its end") from error
+    with locked(path, check):
+        if not check:
             verdict, aside = restore(params, path, entry, unit)
     return {
         "changed": verdict in ("", "restored"),

@@ -16,10 +16,9 @@ description:
 options:
   state:
     description:
-      - V(planned) notes that devices wait, and says for which of them the same was done before. Where
-        nobody was left in the report, for none of them.
+      - V(planned) notes that devices wait, whatever was noted of them before.
       - V(noted) notes what has become of a device.
-      - V(ended) sums up, and fails where a device is left.
+      - V(ended) sums up, and fails where a device is left, or unwell.
     type: str
     required: true
     choices: [planned, noted, ended]
@@ -28,21 +27,15 @@ options:
       - Path of the list of who is left, one name a line, for C(--limit @PATH). Where nobody is left there is
         no such file.
       - Beside it PATH.json says of each device its verdict and reason.
-      - The verdict is V(waiting), V(failed), V(vanished), V(restored), V(newer) or V(same).
+      - The verdict is V(waiting), V(failed), V(vanished), V(differs), V(restored), V(newer), V(same), or
+        V(unwell) where every database has its verdict and something failed afterwards. The last four are not
+        left.
     type: str
     required: true
   devices:
     description: For V(planned) and V(ended), names of the devices.
     type: list
     elements: str
-  request:
-    description: What is to be restored. A device that was restored is done by the same request alone.
-    type: raw
-    default: ""
-  again:
-    description: Whether a device for which the same was done before has its turn again.
-    type: bool
-    default: false
   device:
     description: For V(noted), name of the device.
     type: str
@@ -51,6 +44,10 @@ options:
     type: raw
   failure:
     description: What failed on it, empty where nothing did.
+    type: str
+    default: ""
+  warning:
+    description: What the device warns of, empty where it is well.
     type: str
     default: ""
   confirm:
@@ -75,11 +72,6 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-done:
-  description: Devices for which the same was done before.
-  returned: state is V(planned)
-  type: list
-  elements: str
 verdict:
   description: What has become of the device.
   returned: state is V(noted)

@@ -13,8 +13,17 @@ from typing import Any
 from ansible_collections.edge_litestream.appliance.plugins.module_utils.device_status import plain
 from ansible_collections.edge_litestream.appliance.plugins.plugin_utils.rollout import Report
 
-# What becomes of a database, and of a device, whose verdict is the first of its databases' in this order.
-DONE = ("restored", "newer", "same")
+# What becomes of a database, and of a device, whose verdict is the last of its databases' in this order.
+VERDICTS = ("same", "newer", "restored", "differs")
+# Who is not left: to be restored again would do harm. One that is unwell is mended by hand.
+DONE = ("restored", "newer", "same", "unwell")
+KEPT = {
+    "newer": "the replica lacks rows that it has",
+    "differs": (
+        "it stays, and lacks rows that the replica has, which may have been deleted or changed here: "
+        "look at both, and say restore_over=true to have the replica's, with this one moved aside"
+    ),
+}
 WAITING = "its turn has not come, or it dropped out of the play: look above"
 LOST = "the connection to it was lost: what went on there may have ended well, and the next run finds out"
 
@@ -36,45 +45,60 @@ def opened(path: str) -> Iterator[Report]:
         os.close(directory)
 
 
-def planned(report: Report, devices: list[str], request: str, again: bool) -> list[str]:
-    """Note who waits; return the devices for which the same was done before.
+def planned(report: Report, devices: list[str]) -> None:
+    """Note who waits: whoever the run is limited to, whatever was noted before.
 
-    Where nobody was left, the restore of before is over, and this is another one.
+    A run that goes on with an earlier one is limited by the list of who is left, where nobody is who is done.
     """
-    done, again = [], again or not report.left
     for device in devices:
-        known = report.devices.get(device, {})
-        if not again and known.get("verdict") in DONE and known.get("request") == request:
-            done.append(device)
-        else:
-            report.note(device, "waiting", WAITING, request=request)
-    return done
+        report.note(device, "waiting", WAITING)
 
 
-def verdict(results: Any, failure: str) -> tuple[str, str]:
+def verdict(results: Any, failure: str, warning: str = "") -> tuple[str, str]:
     """Return what has become of a device, and its reason, by what each database's restore returned.
 
-    What a device returned is data: of it a known word and paths are taken, made plain.
+    What failed after the last of them makes it unwell; a warning is told. What a device returned is data: of
+    it a known word and paths are taken, made plain.
     """
-    if failure:
-        return "failed", plain(" ".join(str(failure).split()))
     each = results if isinstance(results, list) else []
-    if not each or not all(isinstance(one, dict) and one.get("verdict") in DONE for one in each):
-        return "vanished", LOST
+    told = [one for one in each if isinstance(one, dict) and one.get("verdict") in VERDICTS]
     words = [
         f"{plain(str(one.get('database')))}: {one['verdict']}"
         + (f" (the old one is in {plain(str(one['aside']))})" if one.get("aside") else "")
-        for one in each
+        + (f" ({KEPT[one['verdict']]})" if one["verdict"] in KEPT else "")
+        for one in told
     ]
-    return min((one["verdict"] for one in each), key=DONE.index), ", ".join(words)
+    whole = bool(each) and len(told) == len(each)
+    said = plain(" ".join(str(failure or warning).split()))
+    if failure:
+        words.insert(0, said)
+    elif not whole:
+        words.insert(0, LOST)
+    elif said:
+        words.append(said)
+    word = max((one["verdict"] for one in told), key=VERDICTS.index, default="")
+    if not whole:
+        word = "failed" if failure else "vanished"
+    elif failure and word != "differs":
+        word = "unwell"
+    return word, ", ".join(words)
+
+
+def unfinished(report: Report, devices: list[str]) -> list[str]:
+    """Devices that are left, and those that are unwell: what somebody has to look at."""
+    left = set(report.left)
+    known = report.devices
+    return [each for each in devices if each in left or known.get(each, {}).get("verdict") == "unwell"]
 
 
 def summary(report: Report, devices: list[str], confirm: str) -> list[str]:
     """Sum up, for people: how many of which verdict, who is left, and how to go on by which variable."""
     verdicts = [report.devices[device]["verdict"] for device in devices if device in report.devices]
     counts = ", ".join(f"{verdicts.count(each)} {each}" for each in sorted(set(verdicts)))
-    left = [line(report, device) for device in devices if device in report.left]
-    lines = [f"{len(devices)} devices: {counts}", *left]
+    lines = [
+        f"{len(devices)} devices: {counts}",
+        *(line(report, device) for device in unfinished(report, devices)),
+    ]
     if report.left:
         lines += [f"left: {len(report.left)}; go on with --limit @{report.list} -e {confirm}=@{report.list}"]
     return lines

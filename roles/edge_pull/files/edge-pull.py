@@ -2,7 +2,8 @@
 """Apply what a signed git reference says to this device; edge-pull.service runs it.
 
     edge-pull         fetch, verify, and run the playbook
-    edge-pull hold    wait for a pull that runs, and let none begin for an hour: a push does this first
+    edge-pull hold [SECONDS]    wait for a pull that runs, and let none begin for an hour, or so long: a push
+                                does this first; 0 lets them begin again
     edge-pull check-signers FILE, check-config FILE    whether a pull goes on with a new one of these
 
 Nothing of a commit is checked out or run before its signature is verified and it is known to follow the one
@@ -28,7 +29,7 @@ CONFIG = Path("/etc/edge-pull/config.json")
 STATE = Path("/var/lib/edge-pull")
 RUN = Path("/run/edge-pull")
 CACHE = Path("/var/cache/edge-pull")
-HOLD_S = 3600
+HOLD_S, MOST_HOLD_S = 3600, 2 * 86400
 # For a fetch over a bad link, and for all else of git.
 FETCH_S, GIT_S = 1800, 300
 REPORT_S = 60
@@ -326,10 +327,13 @@ def pull() -> int:
     return {"ok": 0, "refused": 2}.get(result["result"], 1)
 
 
-def hold() -> int:
-    """Let no pull begin for an hour, counted by the clock that nobody sets."""
+def hold(seconds: int = HOLD_S) -> int:
+    """Let no pull begin for so long, by the clock that nobody sets; return 64 where it is above two days."""
+    if seconds > MOST_HOLD_S:
+        print(f"give at most {MOST_HOLD_S} seconds", file=sys.stderr)
+        return 64
     with locked(wait=True):
-        (RUN / "held").write_text(str(time.monotonic() + HOLD_S))
+        (RUN / "held").write_text(str(time.monotonic() + seconds))
     return 0
 
 
@@ -375,6 +379,8 @@ def main(words: list[str]) -> int:
             return pull()
         case ["hold"]:
             return hold()
+        case ["hold", seconds] if re.fullmatch("[0-9]{1,9}", seconds):
+            return hold(int(seconds))
         case ["check-signers", path]:
             return check_signers(path)
         case ["check-config", path]:

@@ -379,6 +379,22 @@ def test_a_push_holds_pulls_back_for_an_hour(fleet: Fleet, monkeypatch: pytest.M
     assert fleet.applied() == "one"
 
 
+def test_a_hold_lasts_as_long_as_it_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore may take a day, and lets go of the device at its end."""
+    fleet.commit("one")
+    (fleet.home / "config.json").write_text(json.dumps(fleet.config))
+    begin = time.monotonic()
+    assert fleet.program.main(["hold", "86400"]) == 0
+    for wrong in ("172801", "-1", "1h", ""):
+        assert fleet.program.main(["hold", wrong]) == 64
+    monkeypatch.setattr(fleet.program.time, "monotonic", lambda: begin + 86399)
+    assert fleet.program.main([]) == 0
+    assert not fleet.ran.exists()
+    assert fleet.program.main(["hold", "0"]) == 0
+    assert fleet.program.main([]) == 0
+    assert fleet.applied() == "one"
+
+
 def test_two_pulls_do_not_meet(fleet: Fleet) -> None:
     fleet.commit("one")
     (fleet.home / "config.json").write_text(json.dumps(fleet.config))

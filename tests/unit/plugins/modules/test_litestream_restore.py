@@ -244,12 +244,15 @@ def test_a_process_tells_its_units() -> None:
     [
         (None, "restored"),
         ([], "restored"),
-        (["one"], "restored"),
+        (["one"], "differs"),
         (["one", "two"], "same"),
+        (["two", "one"], "same"),
         (["one", "two", "three"], "newer"),
         (["one", "two", "two"], "newer"),
-        (["one", "three"], "rows"),
-        (["three"], "rows"),
+        (["one", "one"], "differs"),
+        (["one", "TWO"], "differs"),
+        (["one", "three"], "differs"),
+        (["three"], "differs"),
     ],
     ids=str,
 )
@@ -270,11 +273,7 @@ def test_only_what_has_nothing_of_its_own_is_replaced_by_itself(
         for suffix in ("", "-wal", "-shm"):
             shutil.move(path.parent.parent / f"kept{suffix}", f"{path}{suffix}")
     done = run(**args(config, over=False))
-    if verdict == "rows":
-        assert f"{path} has rows that the replica lacks, and lacks some that it has" in done["msg"]
-        assert "restore_over=true" in done["msg"]
-    else:
-        assert (done["verdict"], done["changed"]) == (verdict, verdict == "restored"), done
+    assert (done["verdict"], done["changed"]) == (verdict, verdict == "restored"), done
     with contextlib.closing(sqlite3.connect(path)) as database:
         now = [row[0] for row in database.execute("SELECT x FROM t ORDER BY rowid")]
     assert now == (["one", "two"] if verdict == "restored" else there)
@@ -282,24 +281,63 @@ def test_only_what_has_nothing_of_its_own_is_replaced_by_itself(
 
 
 @pytest.mark.parametrize("content", [b"no database at all\n" * 500, b"SQLite format 3\0" + b"\xff" * 8176])
-def test_what_cannot_be_compared_stays(run: Run, config: dict[str, Any], path: Path, content: bytes) -> None:
+def test_what_is_damaged_goes_aside(run: Run, config: dict[str, Any], path: Path, content: bytes) -> None:
     path.write_bytes(content)
     done = run(**args(config, over=False))
-    assert f"{path} cannot be compared with the replica" in done["msg"]
+    assert (done["verdict"], rows(path)) == ("restored", ["one", "two"]), done
+    assert (Path(done["aside"]) / path.name).read_bytes() == content
+
+
+def test_what_cannot_be_compared_stays(run: Run, config: dict[str, Any], path: Path) -> None:
+    """It is no damage that this SQLite does not understand a schema."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("UPDATE sqlite_master SET sql = 'CREATE TABLE t(x) OF THE FUTURE'")
+    content = path.read_bytes()
+    assert f"{path} cannot be compared with the replica" in run(**args(config, over=False))["msg"]
     assert path.read_bytes() == content
     assert run(**args(config))["verdict"] == "restored"
 
 
+@pytest.mark.parametrize(
+    ("schema", "replica", "present", "verdict"),
+    [
+        ("q(x)", ["a", "b"], ["a"], "differs"),
+        ("q(x)", ["a", "a"], ["a", "b"], "differs"),
+        ("q(x)", [1], [1.0], "differs"),
+        ("q(x COLLATE NOCASE)", ["abc"], ["ABC"], "differs"),
+        ("q(x COLLATE NOCASE)", ["abc", "ABC"], ["ABC", "abc"], "same"),
+        ("q(x PRIMARY KEY) WITHOUT ROWID", ["a"], ["b"], "differs"),
+        ("q(x, y AS (x || x), c0 DEFAULT 7)", ["a"], ["a", "b"], "newer"),
+    ],
+    ids=str,
+)
+def test_rows_are_compared_as_they_are(
+    tmp_path: Path, schema: str, replica: list[Any], present: list[Any], verdict: str
+) -> None:
+    """What was deleted, or written over, on the device does not come back by itself."""
+    for name, some in (("replica", replica), ("present", present)):
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as database, database:
+            database.execute(f"CREATE TABLE {schema}")
+            database.execute("CREATE TABLE _litestream_seq(id, seq)")
+            database.execute("INSERT INTO _litestream_seq VALUES (1, random())")
+            database.executemany("INSERT INTO q(x) VALUES (?)", [(one,) for one in some])
+    assert restore.compared(UNIT, str(tmp_path / "replica"), str(tmp_path / "present")) == verdict
+
+
 def test_tables_that_differ_are_compared(run: Run, config: dict[str, Any], path: Path) -> None:
-    """A new table without rows is nothing of its own, and one with rows is."""
+    """Something new is more than the replica has, and something that is gone is less."""
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM t WHERE x = 'three'")
-        database.execute("CREATE TABLE new(a, b)")
-        database.execute("CREATE VIEW v AS SELECT load_extension('/tmp/evil')")
     assert run(**args(config, over=False))["verdict"] == "same"
     with contextlib.closing(sqlite3.connect(path)) as database, database:
-        database.execute("INSERT INTO new VALUES (1, 2)")
+        database.execute("CREATE TABLE new(a, b)")
+        database.execute("CREATE VIEW v AS SELECT load_extension('/tmp/evil')")
     assert run(**args(config, over=False))["verdict"] == "newer"
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("INSERT INTO new VALUES (1, 2)")
+        database.execute("DROP TABLE t")
+    assert run(**args(config, over=False))["verdict"] == "differs"
 
 
 def test_a_database_made_anew_meanwhile_is_left_alone(
@@ -365,17 +403,26 @@ def test_another_file_system_gets_a_copy_of_no_name(
 
 def test_one_restore_at_a_time(run: Run, config: dict[str, Any], path: Path, tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        ["flock", tmp_path / "lock", "sh", "-c", "echo held; exec sleep 60"], stdout=subprocess.PIPE
+        ["flock", "--no-fork", tmp_path / "lock", "sh", "-c", "echo held; exec sleep 60"],
+        stdout=subprocess.PIPE,
     )
     assert holder.stdout
     holder.stdout.readline()
+    (tmp_path / "lock").write_text("/x.db, since 2026-11-28T10:00:00Z, process 7\n")
     try:
-        assert "another restore is under way" in run(**args(config))["msg"]
+        for check in (True, False):
+            said = run(check=check, **args(config))["msg"]
+            assert "under way on this device (/x.db, since 2026-11-28T10:00:00Z, process 7)" in said
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    assert rows(path)
+    assert rows(path) == ["one", "two", "three"]
+    assert "failed" not in run(check=True, **args(config))
+    assert "failed" not in run(**args(config))
+    told = (tmp_path / "lock").read_text()
+    assert told.startswith(f"{path}, since 2")
+    assert "process 7" not in told
 
 
 def test_what_an_interrupted_run_left_does_not_matter(

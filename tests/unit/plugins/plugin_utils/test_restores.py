@@ -18,38 +18,76 @@ def result(verdict: Any = "restored", **more: Any) -> dict[str, Any]:
     return {"database": "/var/lib/app/app.db", "verdict": verdict, "aside": "", **more}
 
 
-def plan(path: Path, request: str = "latest", again: bool = False) -> list[str]:
+def plan(path: Path, devices: list[str] = DEVICES) -> None:
     with restores.opened(str(path)) as report:
-        done = restores.planned(report, DEVICES, request, again)
-        report.write()
-    return list(done)
-
-
-def note(path: Path, device: str, results: Any, failure: str = "") -> None:
-    with restores.opened(str(path)) as report:
-        report.note(device, *restores.verdict(results, failure))
+        restores.planned(report, devices)
         report.write()
 
 
-def test_who_is_done_is_not_restored_again(tmp_path: Path) -> None:
-    """Unless something else is asked for, or the device itself by name."""
+def note(path: Path, device: str, results: Any, failure: str = "", warning: str = "") -> None:
+    with restores.opened(str(path)) as report:
+        report.note(device, *restores.verdict(results, failure, warning))
+        report.write()
+
+
+def left(path: Path) -> list[str]:
+    return path.read_text().split()
+
+
+def test_whoever_is_named_has_a_turn(tmp_path: Path) -> None:
+    """The list of who is left has nobody who was restored; any other limit begins anew, for all of them."""
     path = tmp_path / "restore.report"
-    assert plan(path) == []
-    assert path.read_text().split() == DEVICES, "a run that is killed leaves who waits"
+    plan(path)
+    assert left(path) == DEVICES, "a run that is killed leaves who waits"
     note(path, "edge01", [result()])
     note(path, "edge02", [result("newer"), result("same")])
     note(path, "edge03", [], "Credentials are fresh: no\nnetwork\x1b[2J")
-    assert path.read_text().split() == ["edge03"]
-    assert plan(path) == ["edge01", "edge02"]
-    assert path.read_text().split() == ["edge03"]
+    assert left(path) == ["edge03"]
+    plan(path, left(path))
     known = json.loads(Path(f"{path}.json").read_text())["devices"]
-    assert (known["edge02"]["verdict"], known["edge03"]["verdict"]) == ("newer", "waiting")
-    assert plan(path, request="2026-11-22T10:00:00Z") == []
-    note(path, "edge01", [result()])
-    assert plan(path, request="2026-11-22T10:00:00Z", again=True) == []
-    for device in DEVICES:
-        note(path, device, [result()])
-    assert plan(path, request="2026-11-22T10:00:00Z") == [], "that restore was over, and this is another one"
+    assert [known[device]["verdict"] for device in DEVICES] == ["restored", "newer", "waiting"]
+    plan(path)
+    assert left(path) == DEVICES, "one that was off in an old restore lets nobody be skipped in a new one"
+
+
+def test_one_that_differs_is_left_and_nothing_is_done_by_itself(tmp_path: Path) -> None:
+    """With restore_over those who go on are the ones that differ."""
+    path = tmp_path / "restore.report"
+    plan(path)
+    note(path, "edge01", [result(), result("differs")])
+    note(path, "edge02", [result("newer"), result("restored", aside="/a.before-x")])
+    note(path, "edge03", [result("differs")], "not well")
+    assert left(path) == ["edge01", "edge03"]
+    known = json.loads(Path(f"{path}.json").read_text())["devices"]
+    assert "restore_over=true" in known["edge01"]["reason"]
+    assert known["edge02"]["verdict"] == "restored"
+    assert "newer (the replica lacks rows" in known["edge02"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "warning", "word"),
+    [("", "the certificate ends soon", "restored"), ("not well: no network", "", "unwell")],
+)
+def test_one_that_is_restored_and_not_well_is_not_restored_again(
+    tmp_path: Path, failure: str, warning: str, word: str
+) -> None:
+    """Else the next run would have the replica's over what it has written since."""
+    path = tmp_path / "restore.report"
+    plan(path, ["edge01"])
+    note(path, "edge01", [result(aside="/a.before-x")], failure, warning)
+    assert not path.exists()
+    with restores.opened(str(path)) as report:
+        known = report.devices["edge01"]
+        assert known["verdict"] == word
+        assert "(the old one is in /a.before-x)" in known["reason"]
+        assert failure + warning in known["reason"]
+        assert restores.unfinished(report, ["edge01"]) == (["edge01"] if failure else [])
+        assert len(restores.summary(report, ["edge01"], "x")) == (2 if failure else 1)
+
+
+def test_where_the_old_one_is_is_told_of_one_that_failed_too() -> None:
+    word, reason = restores.verdict([result(aside="/a.before-x"), {"failed": True}], "no room")
+    assert (word, "/a.before-x" in reason, reason.startswith("no room")) == ("failed", True, True)
 
 
 def test_nobody_is_left(tmp_path: Path) -> None:
@@ -84,7 +122,7 @@ def test_a_devices_words_are_made_plain() -> None:
     word, reason = restores.verdict([result(database="/a\x1b[2J", aside=["x"])], "")
     assert word == "restored"
     assert reason.isprintable()
-    assert restores.verdict([result()], "a\nb\x07") == ("failed", "a b?")
+    assert restores.verdict([], "a\nb\x07") == ("failed", "a b?")
 
 
 def worker(path: Path, number: int) -> None:
