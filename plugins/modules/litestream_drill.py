@@ -214,7 +214,9 @@ class Database:
         self.limit = ls.sync_limit({**config, "dbs": [entry]})
         if params["endpoint"]:
             replica |= {"endpoint": params["endpoint"], "force-path-style": True}
-        self.entry = {"path": path, "replica": replica}
+        # Each series knows a key of its own; 0.5 takes both, and has snapshots of all databases alike.
+        self.old = "replicas" in entry and "snapshot" not in config
+        self.entry = {"path": path, **({"replicas": [replica]} if self.old else {"replica": replica})}
         self.bucket, place = ls.location(replica, config)
         self.prefix = f"{place}/"
         setting = {**config, **replica}
@@ -422,7 +424,7 @@ class Drill:
         if self.dry:
             return
         # Without a transaction Litestream 0.5 also takes what looks like 0.3's, and opens the result itself.
-        if not newest.key and "replicas" not in database.entry:
+        if not newest.key and not database.old:
             raise DrillError("its newest backup is one of Litestream 0.3, which this device does not have")
         txid, checksum, record["uncompared"], wrong = self.expected(database.path)
         if txid:

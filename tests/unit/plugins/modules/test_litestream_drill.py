@@ -294,6 +294,37 @@ def test_an_older_litestreams_has_its_limits(
     assert "and 1500 are free: name another drill_scratch" in run(**asked)["msg"]
 
 
+@pytest.mark.parametrize("series", ["0.3", "0.5"])
+def test_an_older_litestreams_backup_is_restored_by_an_older_litestream(
+    run: Run, bucket: Bucket, series: str
+) -> None:
+    """Which knows a list of replicas alone; one of 0.5 that has such a list does not open it either."""
+    top = f"{THING}/app.db/generations/0123456789abcdef/"
+    bucket.s3.put_object(Bucket=BUCKET, Key=f"{top}snapshots/00000000.snapshot.lz4", Body=bytes(9))
+    with contextlib.closing(sqlite3.connect(bucket.top / "was.db")) as database, database:
+        database.execute("CREATE TABLE t AS SELECT 1 AS a")
+    # What 0.3 does, since there is none here: without a transaction, by the replicas of the only database.
+    program = bucket.top / "litestream"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, shutil, sys\n"
+        "order, _, _, config, _, output, path = sys.argv[1:]\n"
+        "(entry,) = json.load(open(config))['dbs']\n"
+        "(replica,) = entry['replicas']\n"
+        f"assert (order, entry['path'], replica['path']) == ('restore', path, '{THING}/app.db')\n"
+        f"shutil.copy('{bucket.top}/was.db', output)\n"
+    )
+    program.chmod(0o755)
+    config: dict[str, Any] = {"dbs": [{"path": "/var/lib/app.db", "replicas": [bucket.replica("app.db")]}]}
+    if series == "0.5":
+        config = drill.ls.render(config, "0.5.17")
+    done = run(**bucket.asked(config=config, program=str(program)))
+    (record,) = done["databases"]
+    if series == "0.5":
+        assert "its newest backup is one of Litestream 0.3" in done["msg"]
+    else:
+        assert (record["ok"], record["restored"], record["rows"], record["txid"]) == (True, True, 1, ""), done
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_a_damaged_object_is_a_failure(run: Run, bucket: Bucket, damage: str) -> None:
     bucket.fill("app.db", *ROWS)
