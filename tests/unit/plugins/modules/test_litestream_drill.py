@@ -237,6 +237,48 @@ def test_replication_that_stands_still_fails(
     assert (record["compared"], record["rows"] >= 3) == ("no", True)
 
 
+@pytest.mark.parametrize(
+    ("key", "look", "age_s", "behind", "late"),
+    [
+        ("path", "1h", 3700, True, True),
+        ("dir", "1h", 3500, True, False),
+        ("path", "1h", 90_000, False, False),
+        ("dir", "1s", 60, True, True),
+        ("path", "1s", 60, "yes", False),
+    ],
+)
+def test_rows_that_litestream_has_not_read_for_too_long_are_a_failure(
+    run: Run,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    look: str,
+    age_s: int,
+    behind: Any,
+    late: bool,
+) -> None:
+    """Whether it only looks rarely, the interval says; where all was read, an old database is at rest."""
+    bucket.fill("many/app.db", *ROWS)
+    find = drill.Database.newest
+
+    def aged(self: drill.Database) -> drill.Newest | None:
+        found = find(self)
+        return found and found._replace(time=found.time - drill.datetime.timedelta(seconds=age_s))
+
+    monkeypatch.setattr(drill.Database, "newest", aged)
+    place = {"dir": "/var/lib/many", "pattern": "*.db"} if key == "dir" else {"path": "/var/lib/many/app.db"}
+    replica = bucket.replica("many" if key == "dir" else "many/app.db")
+    config = {"dbs": [{**place, "monitor-interval": look, "replica": replica}]}
+    told = {"/var/lib/many/app.db": {"failed": "it was not synced", "behind": behind}}
+    done = run(**bucket.asked(config=config, checksums=told))
+    (record,) = done["databases"]
+    assert (record["ok"], record["restored"], record["uncompared"]) == (not late, True, "it was not synced")
+    if late:
+        allowed = {"1h": 3617, "1s": 18}[look]
+        assert "replication lags: the device has more than its Litestream has read" in done["msg"]
+        assert f" s ago, where {allowed} s are allowed: it was not synced" in done["msg"]
+
+
 def test_the_rule_of_what_is_late_is_that_of_status() -> None:
     """The rotator knows nothing of Ansible, and has it written down once more."""
     config = {"dbs": [{"path": "/a", "replica": {"sync-interval": "30s"}}, {"path": "/b", "replica": {}}]}
