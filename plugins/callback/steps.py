@@ -15,7 +15,9 @@ description:
     took. Steps of which all is skipped have none.
   - What failed is told as Ansible's own output does, with all its detail, and so are diffs and what is asked
     again. With C(-v) all is Ansible's own output.
-  - The summary has a line for each device, and says what failed there last. It can be written for programs.
+  - The summary has a line for each device, and says what failed there last, also where the playbook went on
+    after it (C(rescue)). What a task does once for all and fails (C(run_once)) is the run's failure, and no
+    device's. It can be written for programs.
 options:
   json_file:
     description:
@@ -36,6 +38,7 @@ author:
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,7 +83,11 @@ class CallbackModule(Default):
         self.playbook = ""
         self.now: dict[str, Step] = {}
         self.steps: dict[str, list[dict[str, Any]]] = {}
+        self.bad: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
+        # What Ansible books to the first device, and is the run's.
+        self.once: Counter[str] = Counter()
+        self.reason = ""
 
     @property
     def loud(self) -> bool:
@@ -113,10 +120,16 @@ class CallbackModule(Default):
         step.tasks += 1
         step.changed += bool(result.result.get("changed"))
         if bad:
-            step.bad = bad
             message = result.result.get("msg", "")
             text = "; ".join(map(str, message)) if isinstance(message, list) else str(message)
-            self.reasons[device] = plain(f"{result.task.get_name().strip()}: {' '.join(text.split())}")
+            reason = plain(f"{result.task.get_name().strip()}: {' '.join(text.split())}")
+            if bad == "failed" and result.task.run_once:
+                self.once[device] += 1
+                self.reason = reason
+                return
+            step.bad, self.reasons[device] = bad, reason
+            if self.bad.get(device) != "failed":
+                self.bad[device] = bad
 
     def say(self, device: str, task: Any, told: dict[str, Any]) -> None:
         """Print what a task has to say to people."""
@@ -218,11 +231,14 @@ class CallbackModule(Default):
             counts = ", ".join(f"{results.count(each)} {each}" for each in order if each in results)
             check = " (--check: nothing was changed)" if context.CLIARGS["check"] else ""
             self._display.display(f"{self.playbook}: {counts or 'no device'}{check}")
+            if self.reason:
+                self._display.display(f"{self.playbook}: failed once for all: {self.reason}")
         if path := self.get_option("json_file"):
             content = {
                 "playbook": self.playbook,
                 "check": bool(context.CLIARGS["check"]),
                 "seconds": round(time.monotonic() - self.began, 1),
+                "failed": self.reason,
                 "devices": devices,
             }
             try:
@@ -231,13 +247,11 @@ class CallbackModule(Default):
                 self._display.warning(f"{path} is not written: {error}")
 
     def summary(self, device: str, counts: dict[str, int]) -> dict[str, Any]:
-        """Return what became of a device."""
+        """Return what became of a device: Ansible's counts know nothing of what was rescued."""
         steps = self.steps.get(device, [])
-        result = "ok"
-        if counts["failures"] or counts["unreachable"]:
-            result = "failed" if counts["failures"] else "unreachable"
-        elif counts["changed"]:
-            result = "changed"
+        result = self.bad.get(device) or ("changed" if counts["changed"] else "ok")
+        if counts["failures"] > self.once[device]:
+            result = "failed"
         return {
             "result": result,
             "changed": counts["changed"],

@@ -42,6 +42,10 @@ class ContentError(Exception):
     """Why a database cannot be read as it should be."""
 
 
+class BehindError(ContentError):
+    """Litestream has not read all of a database."""
+
+
 def plain(text: object, most: int = 300) -> str:
     """Return a text without what a terminal would obey, and not longer than so many characters."""
     return "".join(sign if sign.isprintable() else "?" for sign in str(text)[:most])
@@ -210,7 +214,7 @@ def snapshot(connection: sqlite3.Connection, shared: int, ltx: str, deadline: fl
                 return txid
             connection.execute("ROLLBACK")
         time.sleep(POLL_S)
-    raise ContentError("too busy to compare: at no moment had Litestream all that was written")
+    raise BehindError("too busy to compare: at no moment had Litestream all that was written")
 
 
 def compare(request: dict[str, Any]) -> dict[str, Any]:
@@ -244,6 +248,7 @@ ACTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 def main() -> None:
     """Answer the question on standard input."""
     request = json.load(sys.stdin)
+    told: dict[str, Any]
     try:
         told = ACTS[request["act"]](request)
     except MemoryError:
@@ -254,6 +259,8 @@ def main() -> None:
     except (sqlite3.Error, ContentError, OSError, ValueError) as error:
         said = isinstance(error, sqlite3.Error)
         told = {"failed": f"SQLite says: {plain(error)}" if said else plain(error)}
+        if isinstance(error, BehindError):
+            told["behind"] = True
     sys.stdout.write(json.dumps(told))
 
 

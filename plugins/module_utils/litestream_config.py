@@ -131,6 +131,7 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]{1,200}[.](service|socket|timer|path|targ
 _OURS = {"group", "unit"}  # keys of an entry that are not Litestream's
 _STOP_MARGIN = 15.0  # s; what a stop takes beside the last sync of each database
 _STOP_LEAST = 45  # s
+RARELY_S = 5.0  # s between two looks at a database; where there are more, one is asked for when it is needed
 _SYNC_SLACK = 15.0  # s; that of the rotator, which knows nothing of Ansible
 
 
@@ -627,6 +628,14 @@ def sync_limit(config: Config) -> float:
     return 2 * sync_interval(config) + _SYNC_SLACK
 
 
+def late_limit(config: Config) -> float:
+    """Seconds after which what an application wrote has to be in the replica, the wait for a look included.
+
+    status cannot tell that: what Litestream has not looked at is nothing that it knows.
+    """
+    return monitor_interval(config) + sync_limit(config)
+
+
 def groups_of(config: Config, named: dict[str, str], default: str, own: str) -> dict[str, str]:
     """Each directory that Litestream writes in, for databases or its own files, and its group.
 
@@ -724,7 +733,8 @@ def alone(entry: Config, path: str) -> Config:
         replica["url"] = f"{place.rstrip('/')}/{below}{mark}{query}"
     else:
         replica["path"] = f"{replica['path'].rstrip('/')}/{below}"
-    return {"path": path, "replica": replica}
+    look = {key: entry[key] for key in ("monitor-interval",) if key in entry}
+    return {"path": path, **look, "replica": replica}
 
 
 def meta(entry: Config, path: str) -> tuple[str, str]:

@@ -13,6 +13,8 @@ description:
   - Waits for the moment at which Litestream has read all that is committed, which comes about once a second,
     and reads the database as it is then. Nobody who writes waits for it. While it reads, the log cannot be
     begun anew, and grows by what is written.
+  - Where C(monitor-interval) is more than 5 s, Litestream is asked to sync the database meanwhile, so that it
+    has all of it at once, and not an hour later. What was written until then goes to S3.
   - Runs as Litestream's user, without a network, in a sandbox, for root parses no database that others made.
   - M(edge_litestream.appliance.litestream_drill) finds the same checksum in what it restores as of that
     transaction.
@@ -36,6 +38,10 @@ options:
       - Without it those that a C(path) of the configuration names, then those of its directories.
     type: list
     elements: str
+  socket:
+    description: Socket that passes questions on to Litestream.
+    type: path
+    default: /run/litestream-query.sock
   most:
     description: Databases to read at most.
     type: int
@@ -46,7 +52,7 @@ options:
     default: litestream.service
 attributes:
   check_mode:
-    description: Changes nothing in any mode.
+    description: Changes nothing in any mode, and has nothing synced.
     support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
@@ -62,7 +68,8 @@ RETURN = r"""
 databases:
   description:
     - By path, with C(txid), C(checksum) and C(waited_s).
-    - Where it could not be read, why, in C(failed).
+    - Where it could not be read, why, in C(failed); C(behind) is true there if the database has more than
+      Litestream has read.
   returned: success
   type: dict
 """
@@ -71,11 +78,14 @@ import inspect
 import json
 import os
 import subprocess
+import threading
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import (
     database_content,
+    litestream_query,
 )
 from ansible_collections.edge_litestream.appliance.plugins.module_utils import (
     litestream_config as ls,
@@ -90,6 +100,23 @@ LIMIT = "--property=RuntimeMaxSec={}"
 # Behind the application, whose device it is.
 MODEST = ["--property=Nice=19", "--property=IOSchedulingClass=idle", "--property=MemoryMax=512M"]
 MARGIN_S = 30  # what starting the program may take on a slow device
+PAUSE_S = 2  # between two syncs, each of which is an upload where something was written
+
+
+class Syncs(threading.Thread):
+    """Has a database synced, again and again: what is written meanwhile is to be read by Litestream, too."""
+
+    def __init__(self, path: str, database: str, seconds: int) -> None:
+        super().__init__(daemon=True)  # an answer that is not needed any more is not waited for
+        self.path, self.database, self.seconds = path, database, seconds
+        self.ended, self.error = threading.Event(), ""
+
+    def run(self) -> None:
+        """Ask until somebody ends it, or the time is over."""
+        end, self.error = time.monotonic() + self.seconds, "it does not answer"
+        while not self.ended.is_set() and time.monotonic() < end:
+            self.error = litestream_query.ask(self.path, f"sync {self.database}").get("error", "")
+            self.ended.wait(PAUSE_S)
 
 
 def ask(unit: dict[str, list[str]], directory: str, request: dict[str, Any], seconds: int) -> dict[str, Any]:
@@ -131,7 +158,17 @@ def read(module: AnsibleModule) -> dict[str, Any]:
         where, own = ls.meta(entry, path)
         question = {"act": "compare", "path": path, "meta": os.path.join(where, own)}
         question |= {"wait": params["wait"], "seconds": params["timeout"]}
-        databases[path] = ask(unit, os.path.dirname(path), question, params["timeout"])
+        rarely = ls.monitor_interval({"dbs": [entry]})
+        syncs = Syncs(params["socket"], path, params["wait"] + MARGIN_S)
+        if rarely > ls.RARELY_S and not module.check_mode:
+            syncs.start()
+        told = databases[path] = ask(unit, os.path.dirname(path), question, params["timeout"])
+        syncs.ended.set()
+        if told.get("behind") and syncs.error:
+            why = database_content.plain(syncs.error)
+            told["failed"] = (
+                f"Litestream looks at it every {rarely:g} s, and did not sync it when asked: {why}"
+            )
     return {"databases": databases}
 
 
@@ -143,6 +180,7 @@ def main() -> None:
             "wait": {"type": "int", "default": 30},
             "timeout": {"type": "int", "default": 120},
             "databases": {"type": "list", "elements": "str"},
+            "socket": {"type": "path", "default": litestream_query.SOCKET},
             "most": {"type": "int", "default": 20},
             "unit": {"type": "str", "default": "litestream.service"},
         },

@@ -17,8 +17,10 @@ description:
     as root. No view, trigger or virtual table is run.
   - Where O(checksums) has what the device said of a database, it is restored as of that transaction, and has
     to be the same. Where that transaction does not come to the bucket for longer than C(status) on the device
-    allows, twice the C(sync-interval) and 15 s, replication stands still, and the drill fails. Where it is in
-    the bucket together with later ones alone, the newest is restored, and nothing is compared.
+    allows, twice the C(sync-interval) and 15 s, replication stands still, and the drill fails. So it does
+    where the device has more than its Litestream has read (C(behind)), and the newest transaction in the
+    bucket is older than that and C(monitor-interval) together. Where the transaction is in the bucket
+    together with later ones alone, the newest is restored, and nothing is compared.
   - The recovery point is the newest transaction in the bucket, by the time at which S3 took it. The recovery
     time is that of restore and check together.
   - Fails when one of the databases could not be proved, after all were tried, and when there is none.
@@ -212,9 +214,12 @@ class Database:
         self.path, config, params = path, module.params["config"], module.params
         replica = dict(ls.replicas_of(entry)[0])
         self.limit = ls.sync_limit({**config, "dbs": [entry]})
+        self.late = ls.late_limit({**config, "dbs": [entry]})
         if params["endpoint"]:
             replica |= {"endpoint": params["endpoint"], "force-path-style": True}
-        self.entry = {"path": path, "replica": replica}
+        # Each series knows a key of its own; 0.5 takes both, and has snapshots of all databases alike.
+        self.old = "replicas" in entry and "snapshot" not in config
+        self.entry = {"path": path, **({"replicas": [replica]} if self.old else {"replica": replica})}
         self.bucket, place = ls.location(replica, config)
         self.prefix = f"{place}/"
         setting = {**config, **replica}
@@ -398,6 +403,12 @@ class Drill:
             return txid, checksum, "", ""
         return "", "", "", MISUNDERSTOOD
 
+    def behind(self, path: str) -> bool:
+        """Tell whether the device has more of a database than its Litestream has read."""
+        told = self.params["checksums"]
+        told = told.get(path) if isinstance(told, dict) else None
+        return isinstance(told, dict) and told.get("behind") is True
+
     def arrived(self, database: Database, txid: str, newest: Newest) -> tuple[Newest, float]:
         """Wait for a transaction to be in the bucket: the newest there, and for how long it was too old."""
         begun, wait = time.monotonic(), max(self.params["wait"], database.limit)
@@ -422,9 +433,15 @@ class Drill:
         if self.dry:
             return
         # Without a transaction Litestream 0.5 also takes what looks like 0.3's, and opens the result itself.
-        if not newest.key and "replicas" not in database.entry:
+        if not newest.key and not database.old:
             raise DrillError("its newest backup is one of Litestream 0.3, which this device does not have")
         txid, checksum, record["uncompared"], wrong = self.expected(database.path)
+        if self.behind(database.path) and record["point_age_s"] > database.late:
+            wrong = (
+                f"replication lags: the device has more than its Litestream has read, and the newest in the "
+                f"bucket came {record['point_age_s']} s ago, where {database.late:g} s are allowed: "
+                f"{record['uncompared']}"
+            )
         if txid:
             newest, waited = self.arrived(database, txid, newest)
             if waited:

@@ -48,30 +48,16 @@ asked:
   type: bool
 """
 
-import json
 import os
-import socket
 import time
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestream_query import (
+    SOCKET,
+    ask,
+)
 
-ANSWER_S = 45  # longer than Litestream is given for a sync
 PAUSE_S = 3
-
-
-def ask(path: str, question: str) -> dict[str, Any]:
-    """Ask a question; what went wrong is in the answer's `error`."""
-    try:
-        with socket.socket(socket.AF_UNIX) as asked:
-            asked.settimeout(ANSWER_S)
-            asked.connect(path)
-            asked.sendall(question.encode())
-            asked.shutdown(socket.SHUT_WR)
-            with asked.makefile("rb") as answer:
-                return dict(json.loads(answer.read()))
-    except (OSError, ValueError) as error:
-        return {"error": f"Litestream cannot be asked: {error}"}
 
 
 def attempt(path: str, sync: bool) -> tuple[list[str], list[str]]:
@@ -88,7 +74,7 @@ def main() -> None:
     """Answer Ansible."""
     module = AnsibleModule(
         {
-            "socket": {"type": "path", "default": "/run/litestream-query.sock"},
+            "socket": {"type": "path", "default": SOCKET},
             "timeout": {"type": "int", "default": 90},
         },
         supports_check_mode=True,

@@ -33,7 +33,7 @@ TASKS: list[dict[str, Any]] = [
 def played(tmp_path: Path) -> Any:
     """Play it on two devices that are this machine, and one that cannot be reached."""
 
-    def play(*words: str) -> tuple[int, str, dict[str, Any]]:
+    def play(*words: str, tasks: Any = TASKS) -> tuple[int, str, dict[str, Any]]:
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
         (tmp_path / "ssh").chmod(0o755)
@@ -42,7 +42,7 @@ def played(tmp_path: Path) -> Any:
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
         (tmp_path / "play.yml").write_text(
             yaml.safe_dump(
-                [{"name": "A play", "hosts": "all", "gather_facts": False, "tasks": TASKS}], sort_keys=False
+                [{"name": "A play", "hosts": "all", "gather_facts": False, "tasks": tasks}], sort_keys=False
             )
         )
         done = subprocess.run(
@@ -103,6 +103,41 @@ def test_the_same_for_programs(played: Any, tmp_path: Path) -> None:
     ]
     assert told["devices"]["edge2"]["reason"] == "service | It runs: it does ?[2Jnot"
     assert (tmp_path / "run.json").stat().st_mode & 0o777 == 0o600
+
+
+def results(told: dict[str, Any]) -> dict[str, str]:
+    return {name: device["result"] for name, device in told["devices"].items()}
+
+
+def test_what_was_rescued_has_failed(played: Any) -> None:
+    """A roll-out and a restore go on after it; the exit code says nothing of it."""
+    new = {"name": "upgrade | It is new", "fail": {"msg": "no"}, "when": "inventory_hostname == 'edge2'"}
+    old = {"name": "upgrade | It is old again", "command": "true"}
+    code, said, told = played("--limit=edge1,edge2", tasks=[{"block": [new], "rescue": [old]}])
+    assert code == 0, said
+    assert results(told) == {"edge1": "ok", "edge2": "failed"}
+    assert told["devices"]["edge2"]["reason"] == "upgrade | It is new: no"
+    assert "play: 1 ok, 1 failed" in said
+    assert told["failed"] == ""
+
+
+def test_what_is_done_once_for_all_fails_the_run_and_no_device(played: Any) -> None:
+    """Ansible books it to the first device, to which it may not even have gone."""
+    once = {"name": "check | All are told apart", "fail": {"msg": "they are not"}, "run_once": True}
+    on = {"name": "It goes on", "command": "true", "changed_when": False}
+    code, said, told = played("--limit=edge1,edge2", tasks=[on, once])
+    assert code != 0, said
+    assert results(told) == {"edge1": "ok", "edge2": "ok"}
+    assert {step["result"] for device in told["devices"].values() for step in device["steps"]} == {"ok"}
+    assert told["failed"] == "check | All are told apart: they are not"
+    assert "play: failed once for all: check | All are told apart: they are not" in said
+
+
+def test_a_failure_of_a_device_and_one_of_the_run_are_both_told(played: Any) -> None:
+    own = {"name": "own | It is well", "fail": {"msg": "ill"}, "when": "inventory_hostname == 'edge1'"}
+    once = {"name": "All are told apart", "fail": {"msg": "no"}, "run_once": True}
+    _code, _said, told = played("--limit=edge1,edge2", tasks=[own, once])
+    assert (results(told), told["failed"]) == ({"edge1": "failed", "edge2": "ok"}, "All are told apart: no")
 
 
 def test_check_mode_is_told(played: Any) -> None:

@@ -103,10 +103,9 @@ def test_a_role_is_told_everywhere_what_site_tells_it(playbook: str) -> None:
     assert {name for name in told if name.startswith("device_identity_")} == identity != set()
 
 
-def test_a_drill_tells_litestream_what_site_tells_it() -> None:
-    play = load(ROOT / "playbooks/drill.yml")[1]
-    (block,) = [task["block"] for task in play["tasks"] if "block" in task]
-    told = {name: value for name, value in block[0]["vars"].items() if name.startswith("litestream_")}
+def test_who_asks_no_device_tells_litestream_what_site_tells_it() -> None:
+    tasks = load(ROOT / "playbooks/tasks/planned.yml")
+    told = next(task["vars"] for task in tasks if "vars" in task)
     by_site = wired("site")
     assert told == {name: by_site[name] for name in told}
     assert "litestream_databases" in told

@@ -6,6 +6,8 @@ import contextlib
 import json
 import shutil
 import signal
+import socket
+import socketserver
 import sqlite3
 import subprocess
 import sys
@@ -48,11 +50,47 @@ class Application:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> dict[str, Any]:
+def config(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Litestream's, with the interval that a test names."""
     replica = {"type": "file", "path": str(tmp_path / "replica")}
+    entry = {"path": str(tmp_path / "app.db"), "meta-path": str(tmp_path / "meta"), "replica": replica}
     return {
-        "dbs": [{"path": str(tmp_path / "app.db"), "meta-path": str(tmp_path / "meta"), "replica": replica}]
+        "socket": {"enabled": True, "path": str(tmp_path / "socket")},
+        "dbs": [{**entry, "monitor-interval": getattr(request, "param", "1s")}],
     }
+
+
+class Query(socketserver.ThreadingUnixStreamServer):
+    """Passes syncs on to Litestream, as litestream-query does."""
+
+    asked = 0
+
+
+class Answer(socketserver.StreamRequestHandler):
+    """One question, which ends where the asker stops sending."""
+
+    server: Query
+
+    def handle(self) -> None:
+        order, _unused, path = self.rfile.read().decode().partition(" ")
+        assert order == "sync"
+        self.server.asked += 1
+        body = json.dumps({"path": path, "wait": True, "timeout": 30}).encode()
+        with socket.socket(socket.AF_UNIX) as litestream:
+            litestream.connect(str(Path(path).with_name("socket")))
+            litestream.sendall(b"POST /sync HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            said = b"".join(iter(lambda: litestream.recv(65536), b""))
+        self.wfile.write(b'{"error": ""}' if b" 200 " in said.splitlines()[0] else b'{"error": "no"}')
+
+
+@pytest.fixture
+def query(tmp_path: Path) -> Iterator[Query]:
+    with Query(str(tmp_path / "query"), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -77,7 +115,8 @@ def application(
     ) as litestream:
         try:
             deadline = time.monotonic() + 30
-            while not (tmp_path / "replica").exists() and time.monotonic() < deadline:
+            first = "socket" if config["dbs"][0]["monitor-interval"] == "1h" else "replica"
+            while not (tmp_path / first).exists() and time.monotonic() < deadline:
                 time.sleep(0.1)
             application.litestream = litestream
             yield application
@@ -131,7 +170,32 @@ def test_too_busy_is_told_and_is_no_failure(
     application.litestream.send_signal(signal.SIGCONT)
     assert 2 <= time.monotonic() - begin < 20
     assert "failed" not in done
-    assert [told["failed"].split(":")[0] for told in done["databases"].values()] == ["too busy to compare"]
+    (told,) = done["databases"].values()
+    assert (told["failed"].split(":")[0], told["behind"]) == ("too busy to compare", True)
+
+
+@pytest.mark.parametrize("config", ["1h"], indirect=True)
+def test_where_litestream_looks_once_an_hour_it_is_asked_to(
+    run: Run, config: dict[str, Any], application: Application, tmp_path: Path, query: Query
+) -> None:
+    """While rows are written; where it cannot be asked, that is the reason, and not a busy database."""
+    path, asked = config["dbs"][0]["path"], str(query.server_address)
+    # As Litestream's unit does when it has started.
+    assert checksum.litestream_query.ask(asked, f"sync {path}") == {"error": ""}
+    time.sleep(1)
+    told = run(config=config, socket=asked)["databases"][path]
+    assert "failed" not in told, told
+    found = restored(config, tmp_path, told["txid"])
+    assert (found["checksum"], found["rows"] > 5) == (told["checksum"], True)
+    assert application.error == ""
+    before = query.asked
+    for more in ({"check": True, "socket": asked}, {"socket": str(tmp_path / "none")}):
+        time.sleep(1)
+        told = run(config=config, wait=2, **more)["databases"][path]
+        assert (told["behind"], query.asked) == (True, before)
+    assert told["failed"].startswith(
+        "Litestream looks at it every 3600 s, and did not sync it when asked: Litestream cannot be asked: "
+    )
 
 
 def test_what_cannot_be_read_is_told(

@@ -237,6 +237,48 @@ def test_replication_that_stands_still_fails(
     assert (record["compared"], record["rows"] >= 3) == ("no", True)
 
 
+@pytest.mark.parametrize(
+    ("key", "look", "age_s", "behind", "late"),
+    [
+        ("path", "1h", 3700, True, True),
+        ("dir", "1h", 3500, True, False),
+        ("path", "1h", 90_000, False, False),
+        ("dir", "1s", 60, True, True),
+        ("path", "1s", 60, "yes", False),
+    ],
+)
+def test_rows_that_litestream_has_not_read_for_too_long_are_a_failure(
+    run: Run,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    look: str,
+    age_s: int,
+    behind: Any,
+    late: bool,
+) -> None:
+    """Whether it only looks rarely, the interval says; where all was read, an old database is at rest."""
+    bucket.fill("many/app.db", *ROWS)
+    find = drill.Database.newest
+
+    def aged(self: drill.Database) -> drill.Newest | None:
+        found = find(self)
+        return found and found._replace(time=found.time - drill.datetime.timedelta(seconds=age_s))
+
+    monkeypatch.setattr(drill.Database, "newest", aged)
+    place = {"dir": "/var/lib/many", "pattern": "*.db"} if key == "dir" else {"path": "/var/lib/many/app.db"}
+    replica = bucket.replica("many" if key == "dir" else "many/app.db")
+    config = {"dbs": [{**place, "monitor-interval": look, "replica": replica}]}
+    told = {"/var/lib/many/app.db": {"failed": "it was not synced", "behind": behind}}
+    done = run(**bucket.asked(config=config, checksums=told))
+    (record,) = done["databases"]
+    assert (record["ok"], record["restored"], record["uncompared"]) == (not late, True, "it was not synced")
+    if late:
+        allowed = {"1h": 3617, "1s": 18}[look]
+        assert "replication lags: the device has more than its Litestream has read" in done["msg"]
+        assert f" s ago, where {allowed} s are allowed: it was not synced" in done["msg"]
+
+
 def test_the_rule_of_what_is_late_is_that_of_status() -> None:
     """The rotator knows nothing of Ansible, and has it written down once more."""
     config = {"dbs": [{"path": "/a", "replica": {"sync-interval": "30s"}}, {"path": "/b", "replica": {}}]}
@@ -292,6 +334,37 @@ def test_an_older_litestreams_has_its_limits(
     free = type("Usage", (), {"free": drill.RESERVE_BYTES + 3000})
     monkeypatch.setattr(drill.shutil, "disk_usage", lambda path: free)
     assert "and 1500 are free: name another drill_scratch" in run(**asked)["msg"]
+
+
+@pytest.mark.parametrize("series", ["0.3", "0.5"])
+def test_an_older_litestreams_backup_is_restored_by_an_older_litestream(
+    run: Run, bucket: Bucket, series: str
+) -> None:
+    """Which knows a list of replicas alone; one of 0.5 that has such a list does not open it either."""
+    top = f"{THING}/app.db/generations/0123456789abcdef/"
+    bucket.s3.put_object(Bucket=BUCKET, Key=f"{top}snapshots/00000000.snapshot.lz4", Body=bytes(9))
+    with contextlib.closing(sqlite3.connect(bucket.top / "was.db")) as database, database:
+        database.execute("CREATE TABLE t AS SELECT 1 AS a")
+    # What 0.3 does, since there is none here: without a transaction, by the replicas of the only database.
+    program = bucket.top / "litestream"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, shutil, sys\n"
+        "order, _, _, config, _, output, path = sys.argv[1:]\n"
+        "(entry,) = json.load(open(config))['dbs']\n"
+        "(replica,) = entry['replicas']\n"
+        f"assert (order, entry['path'], replica['path']) == ('restore', path, '{THING}/app.db')\n"
+        f"shutil.copy('{bucket.top}/was.db', output)\n"
+    )
+    program.chmod(0o755)
+    config: dict[str, Any] = {"dbs": [{"path": "/var/lib/app.db", "replicas": [bucket.replica("app.db")]}]}
+    if series == "0.5":
+        config = drill.ls.render(config, "0.5.17")
+    done = run(**bucket.asked(config=config, program=str(program)))
+    (record,) = done["databases"]
+    if series == "0.5":
+        assert "its newest backup is one of Litestream 0.3" in done["msg"]
+    else:
+        assert (record["ok"], record["restored"], record["rows"], record["txid"]) == (True, True, 1, ""), done
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
