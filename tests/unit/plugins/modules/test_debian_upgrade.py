@@ -441,7 +441,8 @@ esac
 """
 APT_CACHE = """\
 #!/bin/sh
-echo "Package: libmagic1t64"; echo "Provides: libmagic1 (= 1:5.46-5)"; echo "Replaces: libmagic1 (<< 1:5.46), x"
+echo "Package: libmagic1t64"; echo "Provides: libmagic1 (= 1:5.46-5)"
+echo "Replaces: libmagic1 (<< 1:5.46), x"
 """
 
 
