@@ -23,13 +23,17 @@ options:
       - V(disabled) switches other sources off where O(third_party) says so, as V(switched) does too.
       - V(switched) has the sources name the next release. What they were is kept.
       - V(restored) puts back what they were, unless packages of the next release are being installed already.
+        A download that still runs is stopped before.
       - V(started) begins a phase. Where another one still runs, it does nothing.
       - V(finished) waits until the phase has ended, beginning it where it does not run, and fails where it
         failed.
+      - V(planned) fails where what was fetched does not fit on the device, or would remove a package that was
+        installed by hand and that neither O(removes) names nor another one takes the place of.
+      - V(ready) fails where the device might not come back from a reboot, with all reasons.
       - V(ended) fails where the device does not run the next release, and forgets what was kept.
     type: str
     required: true
-    choices: [checked, disabled, switched, restored, started, finished, ended]
+    choices: [checked, disabled, switched, restored, started, finished, planned, ready, ended]
   phase:
     description:
       - V(current) brings the release of today to its newest state. An sshd from before 12.12 would let
@@ -58,6 +62,11 @@ options:
     description: For V(checked), MiB that have to be free where packages are installed and kept.
     type: int
     default: 2048
+  removes:
+    description: For V(planned), packages installed by hand that the upgrade may remove.
+    type: list
+    elements: str
+    default: []
   third_party:
     description:
       - What to do about other sources. V(refuse) names them, V(disable) switches them off, V(keep) leaves
@@ -70,7 +79,7 @@ attributes:
     description: Tells what would change, and begins no phase.
     support: full
   diff_mode:
-    description: Shows the sources.
+    description: Shows the sources, without names and passwords in addresses.
     support: full
 author:
   - Edge Litestream appliance (@edge-litestream)
@@ -106,7 +115,7 @@ begun:
   type: bool
 problems:
   description: Why the device is not fit for it.
-  returned: state is V(checked)
+  returned: state is V(checked), V(planned) or V(ready)
   type: list
   elements: str
 token:
@@ -123,6 +132,7 @@ line:
   type: str
 """
 
+import math
 import os
 import re
 import secrets
@@ -141,13 +151,19 @@ OS_RELEASE = Path("/etc/os-release")
 SYS = Path("/sys/class")
 STATE = Path("/var/lib/edge-debian-upgrade")
 LOG = Path("/var/log/edge-debian-upgrade.log")
+BOOT = Path("/boot")
+CRYPTTAB = Path("/etc/crypttab")
+SSHD = Path("/usr/sbin/sshd")
 UNIT = "edge-debian-upgrade.service"
 
 ORIGINS = {"Debian", "Debian Backports", "Raspbian", "Raspberry Pi Foundation"}
 HOSTS = ("debian.org", "raspbian.org", "raspberrypi.org", "raspberrypi.com")
 # A release file from the future is refused, and one from the past has expired.
 CLOCK_S = 300
-BOOT_MIB = 100
+# As Debian's release notes ask for.
+BOOT_MIB = 300
+# For what dpkg unpacks before it takes the old files away.
+MARGIN_MIB = 200
 OFF = "# switched off by edge_litestream.appliance.debian_upgrade"
 LINE = re.compile(r"(\s*deb(?:-src)?\s+(?:\[[^]]*\]\s+)?)(\S+)(\s+)(\S+)(.*)", re.DOTALL)
 NAMED_OLD = re.compile(rf"(?<!\S){OLD}(?=[-/\s]|$)")
@@ -159,10 +175,12 @@ OPTIONS = (
 )
 PHASES = {
     "current": "apt_get update && apt_get upgrade",
-    "download": "apt_get update && apt_get --download-only full-upgrade",
-    # From here on there is no way back, and a next run goes on.
+    # Packages of the old release go, and what an earlier download has fetched stays.
+    "download": "apt_get update && apt_get autoclean && apt_get --download-only full-upgrade",
+    # From here on there is no way back, and a next run goes on: with the mirror's lists of then, if it can.
     # A package that was being unpacked when the power went is configured by nobody: apt unpacks it again.
-    "upgrade": "touch {state}/begun && {{ dpkg --force-confdef --force-confold --configure -a || true; }}"
+    "upgrade": "{{ test ! -e {state}/begun || apt_get update || true; }} && touch {state}/begun"
+    " && {{ dpkg --force-confdef --force-confold --configure -a || true; }}"
     " && apt_get --fix-broken install && apt_get upgrade --without-new-pkgs && apt_get full-upgrade"
     " && apt_get clean",
 }
@@ -178,7 +196,19 @@ class Entry(NamedTuple):
     suites: list[str]
 
     def __str__(self) -> str:
-        return f"{' '.join(self.uris)} {' '.join(self.suites)} ({self.file})"
+        return masked(f"{' '.join(self.uris)} {' '.join(self.suites)} ({self.file})")
+
+
+def masked(text: str) -> str:
+    """Return a text without the names and passwords of its addresses."""
+    return re.sub(r"://[^/\s]*@", "://***@", text)
+
+
+def put(path: Path, text: str, like: os.stat_result) -> None:
+    """Write a file that has the mode and the owner of another one."""
+    replace(str(path), text, 0o600)
+    os.chown(path, like.st_uid, like.st_gid)
+    path.chmod(like.st_mode & 0o777)
 
 
 def files() -> list[Path]:
@@ -340,26 +370,89 @@ class Device:
             if after == lines:
                 continue
             changes.append({"before_header": str(path), "after_header": str(path)})
-            changes[-1].update(before="".join(lines), after="".join(after))
+            changes[-1].update(before=masked("".join(lines)), after=masked("".join(after)))
             if not self.module.check_mode:
                 kept = STATE / "sources" / path.relative_to(APT)
                 kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not kept.exists():
-                    replace(str(kept), "".join(lines), 0o600)
-                replace(str(path), "".join(after), path.stat().st_mode & 0o777)
+                    put(kept, "".join(lines), path.stat())
+                put(path, "".join(after), path.stat())
         return changes
 
     def restore(self) -> bool:
-        """Put the sources back; return whether there was anything to put back."""
-        kept = [path for path in (STATE / "sources").rglob("*") if path.is_file()]
-        if self.begun or not kept:
+        """Put the sources back; return whether there was anything to put back or to stop."""
+        if self.begun or not STATE.exists():
             return False
-        if not self.module.check_mode:
-            for path in kept:
-                target = APT / path.relative_to(STATE / "sources")
-                replace(str(target), path.read_text(), 0o644)
-            shutil.rmtree(STATE)
+        if self.module.check_mode:
+            return True
+        # dpkg is not broken off in the release of today; the next run waits for it.
+        if not self.unit().get("Description", "").startswith("current "):
+            self.module.run_command(["systemctl", "stop", UNIT])
+            if (STATE / "begun").exists():
+                return False
+        kept = [path for path in (STATE / "sources").rglob("*") if path.is_file()]
+        # Somebody may have upgraded the device by hand meanwhile.
+        for path in kept if codename() != NEW else []:
+            put(APT / path.relative_to(STATE / "sources"), path.read_text(), path.stat())
+        shutil.rmtree(STATE)
         return True
+
+    def unit(self) -> dict[str, str]:
+        """Return how the unit stands, and the phase and the token of which it is."""
+        shown = self.ask("systemctl", "show", "--property=ActiveState,Description", "--", UNIT)
+        return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+    def plan(self) -> list[str]:
+        """Return why what was fetched is not to be installed."""
+        if self.module.check_mode:
+            return []
+        simulated = self.ask("apt-get", "-q", "-s", "full-upgrade")
+        gone = set(re.findall(r"^Remv (\S+)", simulated, re.MULTILINE)) & {
+            *self.ask("apt-mark", "showmanual").split()
+        }
+        found = []
+        if lost := sorted(gone - {*self.module.params["removes"]} - self.replaced(simulated)):
+            found.append(
+                f"it would remove what was installed by hand: {', '.join(lost)}: look what needs it, and "
+                "name in debian_upgrade_removes what may go"
+            )
+        # It is of the same plan, and nothing but its addresses is printed.
+        told = self.module.run_command(
+            ["apt-get", "-q", "--assume-no", "full-upgrade"], environ_update={"LC_ALL": "C.UTF-8"}
+        )[1]
+        return found + room(added(told) + MARGIN_MIB, "more than what is to be installed takes")
+
+    def replaced(self, simulated: str) -> set[str]:
+        """Return the packages that those of a simulated run take the place of, as libssl3t64 of libssl3."""
+        names = sorted({*re.findall(r"^Inst (\S+)", simulated, re.MULTILINE)})
+        told = self.ask("apt-cache", "show", "--no-all-versions", *names) if names else ""
+        lists = re.findall(r"^(?:Provides|Replaces): (.*)$", told, re.MULTILINE)
+        return {word.split()[0] for words in lists for word in words.split(",") if word.strip()}
+
+    def unready(self) -> list[str]:
+        """Return why the device might not come back from a reboot."""
+        if self.module.check_mode:
+            return []
+        found = []
+        if codename() != NEW:
+            found.append(f"it runs {codename()} and not {NEW}: see {LOG}")
+        if said := self.ask("dpkg", "--audit").strip():
+            found.append(
+                f"packages are half installed: dpkg --configure -a, then apt-get --fix-broken install: {said}"
+            )
+        if SSHD.exists():
+            code, _unused, errors = self.module.run_command([str(SSHD), "-t"])
+            if code:
+                found.append(f"sshd would not start: mend /etc/ssh/sshd_config: {errors.strip()}")
+        found += kernel()
+        entries = CRYPTTAB.read_text().splitlines() if CRYPTTAB.exists() else []
+        if any(line.strip() and not line.startswith("#") for line in entries):
+            command = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", "systemd-cryptsetup"]
+            if self.module.run_command(command)[1].strip() != "installed":
+                found.append(
+                    f"{CRYPTTAB} has entries, and nothing would open them: apt-get install systemd-cryptsetup"
+                )
+        return found
 
     def phase(self) -> dict[str, Any]:
         """Begin a phase unless it runs, or say how it stands."""
@@ -368,8 +461,7 @@ class Device:
         answer = {"changed": False, "finished": False, "token": token, "line": last_lines(1)}
         if self.module.check_mode:
             return {**answer, "changed": True, "finished": True}
-        shown = self.ask("systemctl", "show", "--property=ActiveState,Description", "--", UNIT)
-        unit = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        unit = self.unit()
         ours = unit.get("Description") == f"{name} {token}"
         if unit.get("ActiveState") in ("activating", "deactivating", "reloading"):
             return answer
@@ -414,7 +506,40 @@ def last_lines(most: int) -> str:
         return ""
 
 
-def room(wanted: int) -> list[str]:
+def added(told: str) -> int:
+    """Return how many MiB more apt says that will be used, 0 where it says nothing of that."""
+    found = re.search(r"After this operation, ([\d.,]+) ?([kMG]?)B of additional disk space", told)
+    if found is None:
+        return 0
+    size = float(found[1].replace(",", "")) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]]
+    return math.ceil(size / (1 << 20))
+
+
+def kernel() -> list[str]:
+    """Say which file of the newest kernel is missing or empty; a container has none."""
+    found = []
+    names = [path.name.removeprefix("vmlinuz-") for path in BOOT.glob("vmlinuz-*")]
+
+    def version(name: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", re.match(r"[\d.+-]*", name)[0])]  # type: ignore[index]
+
+    newest = max(map(version, names), default=[])
+    parts = ["vmlinuz-"]
+    # A kernel of the device's own may need none.
+    if any(BOOT.glob("initrd.img-*")):
+        parts.append("initrd.img-")
+    files = [BOOT / f"{part}{name}" for name in names if version(name) == newest for part in parts]
+    # What the firmware of a Raspberry Pi loads.
+    files += [path for name in ("kernel*.img", "initramfs*") for path in (BOOT / "firmware").glob(name)]
+    for path in files:
+        if not path.exists() or path.stat().st_size == 0:
+            found.append(
+                f"{path} is missing or empty: make room in its file system, then update-initramfs -u -k all"
+            )
+    return found
+
+
+def room(wanted: int, why: str = "debian_upgrade_room") -> list[str]:
     """Say which file system has not enough free, in MiB."""
     found, seen = [], set()
     asked = [*((path, wanted) for path in ("/", "/usr", "/var", "/var/cache/apt"))]
@@ -423,7 +548,7 @@ def room(wanted: int) -> list[str]:
         device = os.stat(path).st_dev
         free = shutil.disk_usage(path).free >> 20
         if device not in seen and free < least:
-            found.append(f"{path} has {free} MiB free, and {least} are needed (debian_upgrade_room)")
+            found.append(f"{path} has {free} MiB free, and {least} are needed ({why})")
         seen.add(device)
     return found
 
@@ -450,7 +575,10 @@ def main() -> None:
             "state": {
                 "type": "str",
                 "required": True,
-                "choices": ["checked", "disabled", "switched", "restored", "started", "finished", "ended"],
+                "choices": [
+                    *("checked", "disabled", "switched", "restored", "started", "finished", "planned"),
+                    *("ready", "ended"),
+                ],
             },
             "phase": {"type": "str", "choices": [*PHASES]},
             "token": {"type": "str", "default": "", "no_log": False},
@@ -458,6 +586,7 @@ def main() -> None:
             "silence": {"type": "int", "default": 900},
             "now": {"type": "float"},
             "room": {"type": "int", "default": 2048},
+            "removes": {"type": "list", "elements": "str", "default": []},
             "third_party": {"type": "str", "choices": ["refuse", "disable", "keep"], "default": "refuse"},
         },
         required_if=[("state", "started", ["phase"]), ("state", "finished", ["phase"])],
@@ -470,6 +599,12 @@ def main() -> None:
         if problems := device.problems():
             module.fail_json(msg=f"not fit for the upgrade: {'; '.join(problems)}", problems=problems, **told)
         module.exit_json(changed=False, problems=[], **told)
+    if state in ("planned", "ready"):
+        problems = device.plan() if state == "planned" else device.unready()
+        if problems:
+            before = "installed" if state == "planned" else "rebooted"
+            module.fail_json(msg=f"not {before}: {'; '.join(problems)}", problems=problems)
+        module.exit_json(changed=False, problems=[])
     if state in ("disabled", "switched"):
         changes = device.switch(state == "switched")
         module.exit_json(changed=bool(changes), diff=changes)

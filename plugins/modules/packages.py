@@ -10,6 +10,7 @@ description:
   - Where everything is installed nothing is fetched, so a device without a way to its mirror
     converges all the same.
   - Recommended packages are left out. A package that is installed is never upgraded.
+  - Nothing is installed while apt's sources are those of an upgrade of Debian that has not begun.
 options:
   names:
     description: Names of the packages.
@@ -44,6 +45,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 LISTS = Path("/var/lib/apt/lists")
 CURRENT_S = 86400
+# What the module debian_upgrade keeps.
+UPGRADE = Path("/var/lib/edge-debian-upgrade")
 # Another apt, like that of unattended-upgrades, may be at work.
 APT = ["apt-get", "--quiet", "--yes", "-o", "DPkg::Lock::Timeout=120"]
 
@@ -62,6 +65,11 @@ def lists_current() -> bool:
     return bool(times) and 0 <= time.time() - LISTS.stat().st_mtime < CURRENT_S
 
 
+def between_releases() -> bool:
+    """Whether an upgrade of Debian has exchanged the sources, and has not begun to install."""
+    return any((UPGRADE / "sources").glob("*")) and not (UPGRADE / "begun").exists()
+
+
 def main() -> None:
     """Install what is missing."""
     module = AnsibleModule(
@@ -70,6 +78,13 @@ def main() -> None:
     module.run_command_environ_update = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     missing = missing_packages(module, module.params["names"])
     if missing and not module.check_mode:
+        if between_releases():
+            module.fail_json(
+                msg="apt's sources are those of an upgrade of Debian that broke off before it began, and "
+                f"{', '.join(missing)} would come from the next release: run "
+                "edge_litestream.appliance.debian_upgrade for this device again, which puts them back first",
+                missing=missing,
+            )
         steps = [[*APT, "update"]] if not lists_current() else []
         for command in [*steps, [*APT, "--no-install-recommends", "install", *missing]]:
             code, output, errors = module.run_command(command)

@@ -29,6 +29,8 @@ CONFIG = Path("/etc/edge-pull/config.json")
 STATE = Path("/var/lib/edge-pull")
 RUN = Path("/run/edge-pull")
 CACHE = Path("/var/cache/edge-pull")
+# There while Debian is upgraded (playbook debian_upgrade), over reboots and broken-off runs too.
+UPGRADE = Path("/var/lib/edge-debian-upgrade")
 HOLD_S, MOST_HOLD_S = 3600, 2 * 86400
 # For a fetch over a bad link, and for all else of git.
 FETCH_S, GIT_S = 1800, 300
@@ -309,6 +311,9 @@ def pull() -> int:
     held = RUN / "held"
     if held.exists() and time.monotonic() < float(held.read_text() or 0):
         print("somebody else is changing this device: the next pull is the timer's")
+        return 0
+    if UPGRADE.exists():
+        print(f"Debian is being upgraded ({UPGRADE}): run debian_upgrade for this device until it has ended")
         return 0
     repository = Repository(config, STATE / "repository", CONFIG.parent)
     result: dict[str, Any] = {

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edge_litestream.appliance.plugins.modules import debian_upgrade
 
 from tests.unit.roles.test_trust import play
 
@@ -79,6 +80,7 @@ class Fleet:
         monkeypatch.setattr(program, "STATE", self.state)
         monkeypatch.setattr(program, "RUN", self.base / "run")
         monkeypatch.setattr(program, "CACHE", self.base / "cache")
+        monkeypatch.setattr(program, "UPGRADE", self.base / "upgrade")
         return program
 
     def public(self, name: str) -> str:
@@ -393,6 +395,19 @@ def test_a_hold_lasts_as_long_as_it_is_told(fleet: Fleet, monkeypatch: pytest.Mo
     assert fleet.program.main(["hold", "0"]) == 0
     assert fleet.program.main([]) == 0
     assert fleet.applied() == "one"
+
+
+def test_nothing_is_pulled_while_debian_is_upgraded(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.commit("one")
+    (fleet.home / "config.json").write_text(json.dumps(fleet.config))
+    (fleet.base / "upgrade").mkdir()
+    assert fleet.program.pull() == 0
+    assert not fleet.ran.exists()
+    assert "debian_upgrade" in capsys.readouterr().out
+    (fleet.base / "upgrade").rmdir()
+    assert fleet.program.pull() == 0
+    assert fleet.applied() == "one"
+    assert f'UPGRADE = Path("{debian_upgrade.STATE}")' in PROGRAM.read_text(), "the module's directory"
 
 
 def test_two_pulls_do_not_meet(fleet: Fleet) -> None:

@@ -97,6 +97,8 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setenv("FAKE", str(tmp_path))
     for name, path in {"APT": "apt", "OS_RELEASE": "os-release", "SYS": "sys", "LOG": "upgrade.log"}.items():
         monkeypatch.setattr(debian_upgrade, name, tmp_path / path)
+    for name, path in {"BOOT": "boot", "CRYPTTAB": "crypttab", "SSHD": "bin/sshd"}.items():
+        monkeypatch.setattr(debian_upgrade, name, tmp_path / path)
     monkeypatch.setattr(debian_upgrade, "STATE", tmp_path / "state")
     yield made
 
@@ -311,7 +313,7 @@ def test_the_script_of_each_phase_stops_at_its_first_failure(device: Device) -> 
     device.program("apt-get", '#!/bin/sh\necho "$@"\n')
     whole = said_by_phases()
     assert whole["current"] == (0, ["update", "upgrade"])
-    assert whole["download"] == (0, ["update", "--download-only full-upgrade"])
+    assert whole["download"] == (0, ["update", "autoclean", "--download-only full-upgrade"])
     mended = ["touch S/begun", "--fix-broken install", "upgrade --without-new-pkgs", "full-upgrade", "clean"]
     assert whole["upgrade"] == (0, mended)
     device.program("apt-get", '#!/bin/sh\necho "$@"; exit 1\n')
@@ -342,3 +344,190 @@ def test_the_end(run: Run, device: Device) -> None:
     assert run(check=True, state="ended")["changed"]
     assert run(state="ended")["changed"]
     assert not run(state="ended")["changed"]
+
+
+def test_what_has_begun_asks_the_mirror_again_and_goes_on_without_it(tmp_path: Path, device: Device) -> None:
+    """The download is not made again, and the lists may be old."""
+    device.file("S/begun", "")
+    device.program("dpkg", "#!/bin/sh\n")
+    device.program("apt-get", '#!/bin/sh\necho "$@"; test "$1" != update\n')
+    script = debian_upgrade.PHASES["upgrade"].format(state=tmp_path / "S")
+    whole = f'apt_get() {{ apt-get "$@"; }}; {script}'
+    done = subprocess.run(["/bin/sh", "-c", whole], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[:2] == ["update", "--fix-broken install"]
+
+
+def test_sources_keep_their_mode_and_owner(run: Run, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with a password may be its owner's alone."""
+    owners: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(
+        debian_upgrade.os, "chown", lambda path, user, group: owners.update({Path(path).name: (user, group)})
+    )
+    listed = device.file("apt/sources.list", ONE_LINE)
+    own = device.file("apt/sources.list.d/own.list", ONE_LINE)
+    listed.chmod(0o600)
+    own.chmod(0o640)
+    expected = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in (listed, own)}
+    for state in ("switched", "restored"):
+        owners.clear()
+        assert run(state=state)["changed"]
+        assert [path.stat().st_mode & 0o777 for path in (listed, own)] == [0o600, 0o640]
+        assert owners == expected
+
+
+def test_a_diff_and_a_reason_have_no_password(run: Run, device: Device) -> None:
+    listed = device.file("apt/sources.list", "deb http://me:secret@deb.debian.org/debian bookworm main\n")
+    assert run(state="switched", check=True)["diff"][0]["after"] == (
+        "deb http://***@deb.debian.org/debian trixie main\n"
+    )
+    assert "secret" not in str(run(state="switched")["diff"])
+    assert listed.read_text() == "deb http://me:secret@deb.debian.org/debian trixie main\n"
+    device.file("apt/sources.list", "deb http://me:secret@x.example/debian bookworm main\n")
+    assert "secret" not in str(fit(run))
+
+
+def test_a_download_that_runs_is_stopped_before_the_sources_are_put_back(run: Run, device: Device) -> None:
+    listed = device.file("apt/sources.list", ONE_LINE)
+    run(state="switched")
+    device.unit("activating", "download of-another-run")
+    assert run(check=True, state="restored")["changed"]
+    assert device.log == ""
+    assert run(state="restored")["changed"]
+    assert device.log == f"systemctl stop {debian_upgrade.UNIT}\n"
+    assert listed.read_text() == ONE_LINE
+
+
+def test_an_installation_that_begins_meanwhile_keeps_its_sources(run: Run, device: Device) -> None:
+    listed = device.file("apt/sources.list", ONE_LINE)
+    run(state="switched")
+    device.unit("activating", "upgrade of-another-run")
+    began = SYSTEMCTL.replace("else", f"else touch {device.top}/state/begun;")
+    device.program("systemctl", began)
+    assert not run(state="restored")["changed"]
+    assert "trixie" in listed.read_text()
+
+
+def test_dpkg_is_not_broken_off_in_the_release_of_today(run: Run, device: Device) -> None:
+    device.file("state/sources/sources.list", ONE_LINE)
+    device.unit("activating", "current of-another-run")
+    assert run(state="restored")["changed"]
+    assert device.log == ""
+    assert not (device.top / "state").exists()
+
+
+def test_what_a_first_phase_left_is_forgotten(run: Run, device: Device) -> None:
+    """Else no pull would begin any more."""
+    run(state="started", phase="current")
+    assert (device.top / "state").exists()
+    run(state="restored")
+    assert not (device.top / "state").exists()
+
+
+def test_a_device_that_was_upgraded_by_hand_gets_no_old_sources(run: Run, device: Device) -> None:
+    listed = device.file("apt/sources.list", ONE_LINE)
+    run(state="switched")
+    device.runs("trixie")
+    assert run(state="restored")["changed"]
+    assert "trixie" in listed.read_text()
+    assert not (device.top / "state").exists()
+
+
+APT_GET = """\
+#!/bin/sh
+case "$*" in
+*-s*) echo "Remv libmagic1 [5.44]"; echo "Remv telegraf [1.0] []"; echo "Remv libssl3 [3.0]"
+    echo "Inst libmagic1t64 (5.46 Debian:13/stable [arm64])" ;;
+*) echo "After this operation, SIZE of additional disk space will be used."; exit 1 ;;
+esac
+"""
+APT_CACHE = """\
+#!/bin/sh
+echo "Package: libmagic1t64"; echo "Provides: libmagic1 (= 1:5.46-5)"
+echo "Replaces: libmagic1 (<< 1:5.46), x"
+"""
+
+
+@pytest.fixture
+def fetched(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A device that has fetched all: telegraf is the operator's, and libssl3 came with something."""
+    monkeypatch.setattr(debian_upgrade, "MARGIN_MIB", 1)
+    device.program("apt-get", APT_GET.replace("SIZE", "1 kB")).program("apt-cache", APT_CACHE)
+    return device.says("apt-mark", "libmagic1\ntelegraf\nvim")
+
+
+def test_nothing_of_the_operators_is_removed_unless_he_says_so(run: Run, fetched: Device) -> None:
+    found = run(state="planned")
+    assert found["failed"]
+    assert "would remove what was installed by hand: telegraf: " in found["msg"]
+    assert "debian_upgrade_removes" in found["msg"]
+    assert not run(state="planned", removes=["telegraf"]).get("failed")
+    assert not run(state="planned", check=True).get("failed")
+    fetched.says("apt-mark", "libmagic1")
+    assert not run(state="planned").get("failed")
+
+
+def test_what_is_fetched_has_to_fit(run: Run, fetched: Device) -> None:
+    fetched.program("apt-get", APT_GET.replace("SIZE", "900000 GB"))
+    assert "MiB free, and 858306" in run(state="planned", removes=["telegraf"])["msg"]
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [
+        ("1511 MB of", 1442),
+        ("3212 kB of", 4),
+        ("0 B of", 0),
+        ("1.5 GB of", 1431),
+        ("80 MB disk space freed", 0),
+    ],
+)
+def test_what_apt_says_that_it_takes(told: str, size: int) -> None:
+    assert debian_upgrade.added(f"After this operation, {told} additional disk space will be used.") == size
+
+
+def bootable(device: Device) -> Device:
+    """Two kernels, of which the newer one sorts before the other."""
+    for kernel in ("6.1.0-9-arm64", "6.12.48+deb13-arm64"):
+        device.file(f"boot/vmlinuz-{kernel}", "x")
+        device.file(f"boot/initrd.img-{kernel}", "x")
+    device.file("boot/firmware/kernel8.img", "x")
+    device.program("sshd", "#!/bin/sh\n").file("crypttab", "# <name> <device>\n\n")
+    return device.runs("trixie")
+
+
+def test_a_device_that_may_reboot(run: Run, device: Device) -> None:
+    assert not run(state="ready", check=True).get("failed"), "nothing was installed"
+    device.runs("trixie")
+    assert not run(state="ready").get("failed"), "a container has neither a kernel nor sshd"
+    bootable(device)
+    assert not run(state="ready").get("failed")
+    device.file("boot/initrd.img-6.1.0-9-arm64", "")
+    assert not run(state="ready").get("failed"), "it is not the newest one"
+    device.file("crypttab", "data /dev/sda2 none luks\n")
+    device.says("dpkg-query", "installed")
+    assert not run(state="ready").get("failed")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda device: device.runs("bookworm"), "it runs bookworm and not trixie"),
+        (lambda device: device.says("dpkg", "x is half configured"), "dpkg --configure -a"),
+        (lambda device: device.program("sshd", "#!/bin/sh\necho Bad option >&2; exit 255\n"), "Bad option"),
+        (
+            lambda device: device.file("boot/vmlinuz-6.12.48+deb13-arm64", ""),
+            "vmlinuz-6.12.48+deb13-arm64 is",
+        ),
+        (lambda device: (device.top / "boot/initrd.img-6.12.48+deb13-arm64").unlink(), "update-initramfs"),
+        (lambda device: device.file("boot/firmware/kernel8.img", ""), "kernel8.img is missing or empty"),
+        (lambda device: device.file("crypttab", "a /dev/b none\n"), "apt-get install systemd-cryptsetup"),
+    ],
+)
+def test_why_a_device_is_not_rebooted(
+    run: Run, device: Device, wrong: Callable[[Device], Any], said: str
+) -> None:
+    bootable(device).says("dpkg-query", "not-installed")
+    wrong(device)
+    found = run(state="ready")
+    assert found["failed"]
+    assert (said in found["msg"], len(found["problems"])) == (True, 1), found["msg"]
