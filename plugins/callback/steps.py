@@ -264,5 +264,7 @@ class CallbackModule(Default):
 def step_of(task: Any, play: Any) -> str:
     """Return the step that a task belongs to: its role and the words before the bar, else its play."""
     role = task._role.get_name().rpartition(".")[2] if task._role else ""
-    before, bar, _unused = (task.name or "").partition(" | ")
-    return " ".join(filter(None, [role, before if bar else ""])) or (play.get_name().strip() if play else "")
+    before, found, _unused = (task.name or "").partition(" | ")
+    return " ".join(filter(None, [role, before if found else ""])) or (
+        play.get_name().strip() if play else ""
+    )

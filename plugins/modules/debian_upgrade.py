@@ -145,7 +145,8 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edge_litestream.appliance.plugins.module_utils.written import replace
 
-OLD, NEW = "bookworm", "trixie"
+OLD = "bookworm"
+NEW = "trixie"
 APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
 SYS = Path("/sys/class")

@@ -190,7 +190,7 @@ class DrillError(Exception):
 
 def understood(told: Any) -> bool:
     """Tell whether it is what the check says of a sound database."""
-    if not isinstance(told, dict) or told.get("integrity") != ["ok"] or type(told.get("rows")) is not int:
+    if not isinstance(told, dict) or told.get("integrity") != ["ok"] or not isinstance(told.get("rows"), int):
         return False
     tables, checksum = told.get("tables"), told.get("checksum")
     return (
@@ -201,7 +201,7 @@ def understood(told: Any) -> bool:
             isinstance(table, dict)
             and table.keys() == {"name", "rows"}
             and isinstance(table["name"], str)
-            and type(table["rows"]) is int
+            and isinstance(table["rows"], int)
             for table in tables
         )
     )

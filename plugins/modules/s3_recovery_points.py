@@ -63,12 +63,10 @@ options:
     description:
       - File for node_exporter's textfile collector, readable by all, like
         V(/var/lib/prometheus/node-exporter/edge.prom). Empty for none.
-    type: str
-    default: ""
+    type: path
   data_file:
     description: JSON file of what is returned, which its owner alone may read. Empty for none.
-    type: str
-    default: ""
+    type: path
 author:
   - Edge Litestream appliance (@edge-litestream)
 """
@@ -317,7 +315,7 @@ def look_at_all(module: AnsibleModule) -> dict[str, Any]:
     ):
         if params[name] and not module.check_mode:
             try:
-                replace(os.path.expanduser(params[name]), content, mode)
+                replace(params[name], content, mode)
             except OSError as error:
                 raise aws.AwsError(
                     f"{name} is '{params[name]}', which cannot be written: {error.strerror}"
@@ -337,8 +335,8 @@ def main() -> None:
     module = AnsibleModule(
         {
             "things": {"type": "list", "elements": "dict", "required": True, "options": thing},
-            "metrics_file": {"type": "str", "default": ""},
-            "data_file": {"type": "str", "default": ""},
+            "metrics_file": {"type": "path"},
+            "data_file": {"type": "path"},
             **aws.ARGUMENTS,
         },
         supports_check_mode=True,

@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -I
 """Apply what a signed git reference says to this device; edge-pull.service runs it.
 
     edge-pull         fetch, verify, and run the playbook
