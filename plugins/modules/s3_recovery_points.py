@@ -104,7 +104,6 @@ requests:
 
 import datetime
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
