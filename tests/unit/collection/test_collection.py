@@ -89,7 +89,7 @@ def test_archive_holds_what_a_control_node_runs(archive: Path, repository: Path)
         ["git", f"--git-dir={repository}", "ls-files"], capture_output=True, text=True, check=True
     )
     assert files - {"MANIFEST.json", "FILES.json"} <= set(listed.stdout.splitlines()), "nothing git ignores"
-    assert archive.stat().st_size < 500_000
+    assert archive.stat().st_size < 600_000
 
 
 def test_a_release_has_one_version() -> None:
