@@ -153,9 +153,7 @@ def test_what_is_damaged_beside_a_virtual_table_is_found(made: Callable[..., Pat
     path = made("CREATE TABLE t(a)", "CREATE INDEX i ON t(a)", "INSERT INTO t VALUES (1), (2)", *VIRTUAL)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA writable_schema=ON")
-        database.execute(
-            "UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t(a) WHERE a > 1' WHERE name = 'i'"
-        )
+        database.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t(a DESC)' WHERE name = 'i'")
     assert check(path)["integrity"] != ["ok"]
 
 
