@@ -82,7 +82,7 @@ molecule: setup ## boot machines and verify the whole appliance, two scenarios a
 faults: setup ## boot two devices and walk the table of faults: FAULTS=name,name walks some of it
 	@python -m experiment.faults --boot
 
-test-debian-upgrade: setup ## take two devices from Debian 12 to 13 by the playbook (10 to 20 minutes, not part of test)
+test-debian-upgrade: setup ## take two devices from Debian 12 to 13 by the playbook (8 to 20 minutes, not part of test)
 	@python -m lab.scenarios debian
 
 test-arm: setup ## boards of 64 and 32 bit, emulated, from bare to replicating (hours, not part of test; RECORD=1)
