@@ -1,6 +1,7 @@
-"""Run Molecule scenarios two at a time, each with a lab and a network of its own; leave no machine behind.
+"""Run Molecule scenarios three at a time, each with a lab and a network of its own; leave no machine behind.
 
-Two, because a scenario waits for half of its time: for a timer, a life time to end, ssh.
+Three, because a scenario waits for half of its time: for a timer, a life time to end, ssh. `matrix` is no scenario,
+and runs beside them for the same reason.
 
 The screen shows their steps, and in the end what failed; build/molecule-NAME.log has every word.
 """
@@ -22,8 +23,9 @@ from lab import network
 from lab.settings import paths
 from lab.shell import say, signals_as_exceptions
 
-AT_ONCE = 2
+AT_ONCE = int(os.environ.get("AT_ONCE", "3"))
 AT_MOST_S = int(os.environ.get("AT_MOST_S", "2400"))
+MATRIX = "matrix"
 # Molecule folds what it shows at 80 columns otherwise.
 COLUMNS = "160"
 
@@ -65,7 +67,15 @@ class Scenario:
     @property
     def log(self) -> Path:
         """Where everything stands that Molecule says."""
-        return Path("build", f"molecule-{self.name}.log")
+        return Path("build", "matrix.log" if self.name == MATRIX else f"molecule-{self.name}.log")
+
+    @property
+    def command(self) -> list[str]:
+        """What runs it: Molecule in a network of its own, which ends with its last process."""
+        if self.name == MATRIX:
+            return [sys.executable, "tests/matrix/run.py"]
+        molecule = ["timeout", str(AT_MOST_S), "molecule", "test", "--scenario-name", self.name]
+        return ["unshare", "--net", "sh", "-c", _CABLE, "sh", *molecule]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -73,7 +83,7 @@ class Scenario:
         return {**os.environ, "EDGE_LAB_DIR": f"{paths().state}-{self.name}"}
 
     def start(self) -> None:
-        """Run Molecule in a network of its own, which ends with its last process."""
+        """Begin it, and read what it says."""
         gateway, address = (str(network.CABLES[4 * self.number + end]) for end in (1, 2))
         cable = {
             "OUTSIDE": str(os.getpid()),
@@ -81,10 +91,9 @@ class Scenario:
             "GATEWAY": gateway,
             "ADDRESS": address,
         }
-        command = ["timeout", str(AT_MOST_S), "molecule", "test", "--scenario-name", self.name]
         self.began = time.monotonic()
         self.process = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", _CABLE, "sh", *command],
+            self.command,
             env={**self.environment, **cable, "COLUMNS": os.environ.get("COLUMNS", COLUMNS)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -140,13 +149,14 @@ def run(scenarios: list[Scenario]) -> list[Scenario]:
         while running or (waiting and not failed):
             while waiting and not failed and len(running) < AT_ONCE:
                 running.append(waiting.pop(0))
-                say(f"scenario {running[-1].name}: {running[-1].log}")
+                say(f"{running[-1].name}: {running[-1].log}")
                 running[-1].start()
             time.sleep(0.5)
             for scenario in [one for one in running if one.process and one.process.poll() is not None]:
-                running.remove(scenario)
                 if not scenario.end():
                     failed.append(scenario)
+                # Not before: an interrupt meanwhile ends it once more.
+                running.remove(scenario)
     finally:
         for scenario in running:
             scenario.end()
@@ -163,7 +173,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     for scenario in failed:
-        say(f"scenario {scenario.name} failed, from {scenario.log}:")
+        say(f"{scenario.name} failed, from {scenario.log}:")
         last = scenario.failures or scenario.log.read_text(errors="replace").splitlines()
         print("\n".join(last[-12:]), file=sys.stderr, flush=True)
     return 1 if failed else 0

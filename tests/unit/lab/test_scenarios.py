@@ -15,7 +15,7 @@ from lab.settings import REPOSITORY
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces are root's")
 
-# In Molecule's place: each makes the same bridge, and waits until the other one has it too.
+# In Molecule's place: each makes the same bridge, and waits until another one has it too.
 MOLECULE = """#!/bin/sh
 set -eu
 name=$3
@@ -27,7 +27,8 @@ nsenter --net="/proc/$OUTSIDE/ns/net" ip -brief address show "$CABLE" | grep -q 
 touch "met-$name"
 case $name in
 one) until [ -e met-two ]; do sleep 0.1; done ;;
-two) until [ -e met-one ]; do sleep 0.1; done ;;
+two) until [ -e met-three ]; do sleep 0.1; done ;;
+three) until [ -e met-one ]; do sleep 0.1; done ;;
 bad) echo '  │ E  assert 1 == 2'; exit 1 ;;
 wordless) echo '  │ the last word'; exit 1 ;;
 hollow) echo 'WARNING  Skipping, Missing playbook' ;;
@@ -61,22 +62,22 @@ def ended(directory: Path, *names: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_at_a_time_do_not_meet_and_leave_nothing(tmp_path: Path) -> None:
-    done = ended(tmp_path, "one", "two", "three")
+def test_three_at_a_time_do_not_meet_and_leave_nothing(tmp_path: Path) -> None:
+    done = ended(tmp_path, "one", "two", "three", "four")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four"):
         assert f"{name:8} create: Executing" in done.stderr
         assert f"{name:8} 7 passed in 1.00s" in done.stderr
         assert "7 passed" in (tmp_path / f"build/molecule-{name}.log").read_text()
 
 
 def test_what_failed_is_told_last_and_nothing_more_is_begun(tmp_path: Path) -> None:
-    done = ended(tmp_path, "hollow", "bad", "three")
+    done = ended(tmp_path, "hollow", "bad", "wordless", "four")
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     said = done.stderr.partition(" failed, from ")[2]
     assert "E  assert 1 == 2" in said
     assert "a step had nothing to run: WARNING  Skipping, Missing playbook" in said
-    assert not (tmp_path / "met-three").exists()
+    assert not (tmp_path / "met-four").exists()
 
 
 def test_a_failure_of_another_form_is_told_by_the_last_lines(tmp_path: Path) -> None:
@@ -85,11 +86,24 @@ def test_a_failure_of_another_form_is_told_by_the_last_lines(tmp_path: Path) -> 
     assert "the last word" in done.stderr
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    words, environment = command(tmp_path, "long", "one")
+def test_the_matrix_runs_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "tests/matrix").mkdir(parents=True)
+    (tmp_path / "tests/matrix/run.py").write_text(
+        "print('8 passed, 1 skipped in 2.00s')\nraise SystemExit(3)\n"
+    )
+    done = ended(tmp_path, "four", "matrix")
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "matrix   8 passed, 1 skipped in 2.00s" in done.stderr
+    assert "matrix failed, from build/matrix.log" in done.stderr
+    assert "four     7 passed in 1.00s" in done.stderr
+
+
+@pytest.mark.parametrize("other", ["one", "four"], ids=["both run", "one is being taken away"])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, other: str) -> None:
+    words, environment = command(tmp_path, "long", other)
     with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as shell:
         deadline = time.monotonic() + 30
-        while not ((tmp_path / "met-long").exists() and (tmp_path / "met-one").exists()):
+        while not ((tmp_path / "met-long").exists() and (tmp_path / f"met-{other}").exists()):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         (runner,) = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
