@@ -24,6 +24,12 @@ options:
     type: list
     elements: path
     required: true
+  groups:
+    description:
+      - Paths and the names of their groups. A group that was deleted and made again has another number
+        than what was made before, like a socket. What is missing does not count.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -46,8 +52,14 @@ stale:
   returned: success
   type: list
   elements: str
+regrouped:
+  description: Paths of O(groups) that belong to another group. They are no change.
+  returned: success
+  type: list
+  elements: str
 """
 
+import grp
 import os
 import time
 
@@ -67,12 +79,29 @@ def younger(files: list[str], started: float, now: float) -> list[str]:
     return found
 
 
+def regrouped(groups: dict[str, str]) -> list[str]:
+    """Return the paths that belong to another group, or whose group does not exist."""
+    found = []
+    for path, group in groups.items():
+        try:
+            number = os.lstat(path).st_gid
+        except FileNotFoundError:
+            continue
+        try:
+            if grp.getgrnam(group).gr_gid != number:
+                found.append(path)
+        except KeyError:
+            found.append(path)
+    return found
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "files": {"type": "list", "elements": "path", "required": True},
+            "groups": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -86,7 +115,8 @@ def main() -> None:
         now = time.time()
         age = time.clock_gettime(time.CLOCK_MONOTONIC) - int(told["ActiveEnterTimestampMonotonic"]) / 1e6
         stale = younger(module.params["files"], now - age, now)
-    module.exit_json(changed=bool(stale), stale=stale)
+    others = regrouped(module.params["groups"])
+    module.exit_json(changed=bool(stale), stale=stale, regrouped=others)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ options:
         description: What it leads to, an absolute path or one below O(base) like V(current/bin/program).
         type: str
         required: true
+  program:
+    description:
+      - Name of a file in the directory of O(version), whose owner, mode and checksum as they are before
+        anything changes are returned.
+    type: str
 attributes:
   check_mode:
     description: Says what would change, refuses what would be refused, and changes nothing.
@@ -99,8 +104,14 @@ removed:
   type: list
   elements: str
   sample: [0.5.15]
+program:
+  description: O(program), empty where no regular file is there.
+  returned: always
+  type: dict
+  sample: {uid: 0, gid: 0, mode: "0755", sha256: 3a7bd3e2360a}
 """
 
+import hashlib
 import os
 import shutil
 import stat
@@ -166,12 +177,31 @@ def too_many(versions: list[str], used: str, before: str, keep: int) -> list[str
     return [name for name in versions if name not in kept][max(keep - len(kept), 0) :]
 
 
+def described(path: str) -> dict[str, Any]:
+    """Return owner, mode and checksum of a regular file; empty for anything else. Raises OSError."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    with open(path, "rb") as file:
+        info = os.fstat(file.fileno())
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "uid": info.st_uid,
+        "gid": info.st_gid,
+        "mode": f"{stat.S_IMODE(info.st_mode):04o}",
+        "sha256": sha256,
+    }
+
+
 def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     """Do what the module is for; return its result. Raises RefusedError and OSError."""
     base, version = params["base"], params["version"]
     current = os.path.join(base, "current")
     before = linked_to(current)
     versions = installed(base)
+    program = described(os.path.join(base, version, params["program"])) if params["program"] else {}
     removed: list[str] = []
     if params["state"] == "previous":
         version = older(versions, before) or before
@@ -196,6 +226,7 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         "previous": before,
         "links": [path for path, _unused in outdated],
         "removed": removed,
+        "program": program,
     }
 
 
@@ -216,6 +247,7 @@ def main() -> None:
                     "target": {"type": "str", "required": True},
                 },
             },
+            "program": {"type": "str"},
         },
         required_if=[("state", "present", ["version"])],
         supports_check_mode=True,

@@ -283,24 +283,24 @@ def test_what_another_delivery_or_version_needed_goes(
     [
         ({}, False),
         ({"exists": False}, True),
-        ({"checksum": "another"}, True),
+        ({"sha256": "another"}, True),
         ({"uid": 1000}, True),
         ({"gid": 1000}, True),
         ({"mode": "0775"}, True),
     ],
 )
 def test_a_program_that_is_not_as_it_was_is_copied_again(found: dict[str, Any], copied: bool) -> None:
-    whole = {"exists": True, "checksum": "sha256", "uid": 0, "gid": 0, "mode": "0755"}
-    there = {"exists": False} if found == {"exists": False} else {**whole, **found}
+    whole = {"sha256": "sha256", "uid": 0, "gid": 0, "mode": "0755"}
+    there = {} if found == {"exists": False} else {**whole, **found}
     (task,) = tasks_of("litestream", "install.yml", "program is on the device")
-    known = {"__litestream_there": {"stat": there}, "__litestream_fetched": {"sha256": "sha256"}}
+    known = {"__litestream_release": {"program": there}, "__litestream_fetched": {"sha256": "sha256"}}
     assert evaluate(f"{{{{ {task['when']} }}}}", known) is copied
 
 
-def test_a_link_in_the_place_of_the_program_is_copied_over() -> None:
+def test_a_program_that_nobody_looked_at_is_copied() -> None:
+    """Something of an earlier hand install stood in the way, and is taken over first."""
     (task,) = tasks_of("litestream", "install.yml", "program is on the device")
-    there = {"exists": True, "islnk": True, "uid": 0, "gid": 0, "mode": "0755"}
-    known = {"__litestream_there": {"stat": there}, "__litestream_fetched": {"sha256": "sha256"}}
+    known = {"__litestream_release": {"skipped": True}, "__litestream_fetched": {"sha256": "sha256"}}
     assert evaluate(f"{{{{ {task['when']} }}}}", known) is True
 
 

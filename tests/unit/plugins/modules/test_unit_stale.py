@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import time
 from collections.abc import Callable
@@ -62,3 +63,17 @@ def test_a_links_own_time_counts(run: Run, started: Callable[[str, float], None]
     os.utime(tmp_path / "version", (1, 1))
     (tmp_path / "current").symlink_to("version")
     assert run(name="x.service", files=[str(tmp_path / "current")])["changed"]
+
+
+def test_what_has_another_group_is_told(
+    run: Run, started: Callable[[str, float], None], tmp_path: Path
+) -> None:
+    """A group that was deleted, or made again, is not the one that a socket has."""
+    started("active", 100)
+    socket = tmp_path / "socket"
+    socket.touch()
+    mine = grp.getgrgid(socket.stat().st_gid).gr_name
+    other = next(one.gr_name for one in grp.getgrall() if one.gr_gid != socket.stat().st_gid)
+    for group, told in ((mine, []), (other, [str(socket)]), ("no-such-group", [str(socket)])):
+        done = run(name="x.service", files=[], groups={str(socket): group, str(tmp_path / "missing"): group})
+        assert (done["changed"], done["regrouped"]) == (False, told)
