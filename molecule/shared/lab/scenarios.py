@@ -1,7 +1,7 @@
 """Run Molecule scenarios three at a time, each with a lab and a network of its own; leave no machine behind.
 
-Three, because a scenario waits for half of its time: for a timer, a life time to end, ssh. `matrix` is no scenario,
-and runs beside them for the same reason.
+Three, because a scenario waits for half of its time: for a timer, a life time to end, ssh. `matrix` is no
+scenario, and runs beside them for the same reason.
 
 The screen shows their steps, and in the end what failed; build/molecule-NAME.log has every word.
 """
