@@ -30,12 +30,13 @@ options:
         default: file
       content:
         description:
-          - Text of a file. Without it and O(files[].template) only owner, group and mode of an existing file are set.
+          - Text of a file. Without it and O(files[].template) only owner, group and mode of an existing file
+            are set.
         type: str
       template:
         description:
-          - Template of the text, in the place of O(files[].content). It is found as M(ansible.builtin.template) finds
-            its O(ansible.builtin.template#module:src), and rendered on the control node by the action plugin of this
+          - Template of the text, in the place of O(files[].content). It is found where
+            M(ansible.builtin.template) finds one, and rendered on the control node by the action plugin of this
             name.
         type: str
       template_vars:

@@ -37,12 +37,14 @@ class Role:
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         host = {"hosts": "edge01", "gather_facts": False, "vars": {**local, **known}, "roles": ["app"]}
         (self.top / "play.yml").write_text(json.dumps([host]))
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory=edge01,", *options]
         done = subprocess.run(
-            [
-                *(Path(sys.executable).with_name("ansible-playbook"), "--inventory=edge01,"),
-                *(*options, self.top / "play.yml"),
-            ],
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_NOCOLOR": "1"},
+            [*command, str(self.top / "play.yml")],
+            env={
+                **os.environ,
+                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+                "ANSIBLE_NOCOLOR": "1",
+            },
             capture_output=True,
             text=True,
             check=False,
