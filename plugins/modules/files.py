@@ -29,8 +29,19 @@ options:
         choices: [file, directory, absent]
         default: file
       content:
-        description: Text of a file. Without it only owner, group and mode of an existing file are set.
+        description:
+          - Text of a file. Without it and O(files[].template) only owner, group and mode of an existing file
+            are set.
         type: str
+      template:
+        description:
+          - Template of the text, in the place of O(files[].content). It is found where
+            M(ansible.builtin.template) finds one, and rendered on the control node by the action plugin of this
+            name.
+        type: str
+      template_vars:
+        description: Variables for this template alone, beside all that the task has.
+        type: dict
       owner:
         description: Owner; empty leaves the one it has.
         type: str
@@ -75,7 +86,7 @@ EXAMPLES = r"""
         group: edge-rotator
         mode: "0750"
       - path: /etc/sudoers.d/edge-rotator
-        content: "{{ lookup('ansible.builtin.template', 'sudoers.j2') }}"
+        template: sudoers.j2
         mode: "0440"
         validate: visudo -cf %s
 """
@@ -274,6 +285,9 @@ def main() -> None:
         "path": {"type": "path", "required": True},
         "state": {"choices": ["file", "directory", "absent"], "default": "file"},
         "content": {"type": "str"},
+        # The action plugin has put the text of a template into content by now.
+        "template": {"type": "str"},
+        "template_vars": {"type": "dict"},
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str"},
@@ -282,7 +296,13 @@ def main() -> None:
     }
     module = AnsibleModule(
         {
-            "files": {"type": "list", "elements": "dict", "default": [], "options": options},
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": options,
+                "required_by": {"template_vars": ["template"]},
+            },
             "absent": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
