@@ -36,8 +36,8 @@ options:
       template:
         description:
           - Template of the text, in the place of O(files[].content). It is found where
-            M(ansible.builtin.template) finds one, and rendered on the control node by the action plugin of this
-            name.
+            M(ansible.builtin.template) finds one, and rendered on the control node by the action plugin of
+            this name.
         type: str
       template_vars:
         description: Variables for this template alone, beside all that the task has.
