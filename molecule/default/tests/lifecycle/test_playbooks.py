@@ -126,7 +126,9 @@ def test_many_are_restored_and_one_that_fails_stops_no_other(host: Any, only_one
     assert observe.rows(lost, observe.DATABASE).rows[: len(before)] == before
 
 
-def test_upgrade_goes_on_only_where_the_device_is_well(host: Any, only_one: None, name: str) -> None:
+def test_upgrade_goes_on_only_where_the_device_is_well(host: Any, name: str) -> None:
+    if name != "edge02":
+        pytest.skip("one device shows it, whose Litestream no rotation restarts: it has always replicated")
     # Younger than nothing: a gate that no device can pass.
     stopped = play("upgrade", name, {"healthy_replication_age": -1, "healthy_retries": 1})
     assert stopped.code != 0
