@@ -23,6 +23,7 @@ export CUTS ?= 10
 export BESIDE ?=
 export FLEET ?=
 export RECORD ?=
+export AT_ONCE ?= 3
 # The longest first.
 export SCENARIOS ?= default life rings tokens
 
@@ -34,7 +35,7 @@ help: ## show this
 ifneq ($(SUDO),)
 
 demo test lint sanity unit matrix molecule faults test-debian-upgrade test-arm power-cuts bench fleet bench-gap bench-cost bench-fleet soak lab-up converge ssh lab-down docs dist setup clean:
-	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,BESIDE,FLEET,RECORD,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
+	@exec $(SUDO) --preserve-env=EDGE_CACHE_DIR,EDGE_LAB_DIR,HOST,FAULTS,MINUTES,SEED,DEVICES,CUTS,BESIDE,FLEET,RECORD,AT_ONCE,SCENARIOS $(MAKE) --no-print-directory $@ HOST=$(HOST)
 
 else
 

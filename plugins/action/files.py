@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible.template import generate_ansible_template_vars, trust_as_template
+from ansible.template import trust_as_template
 
 
 class ActionModule(ActionBase):
@@ -54,11 +54,7 @@ class ActionModule(ActionBase):
         places = [os.path.dirname(file)]
         for place in known.get("ansible_search_path", []):
             places += [os.path.join(place, "templates"), place]
-        told = generate_ansible_template_vars(path=name, fullpath=file)
-        if "ansible_managed" in known:
-            del told["ansible_managed"]
-        templar = self._templar.copy_with_new_env(
-            searchpath=places, available_variables={**known, **told, **extra}
-        )
+        told = {"ansible_managed": "Ansible managed", **known, **extra}
+        templar = self._templar.copy_with_new_env(searchpath=places, available_variables=told)
         rendered = templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True})
         return "" if rendered is None else rendered

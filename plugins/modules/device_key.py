@@ -116,13 +116,8 @@ def public_key(module: AnsibleModule) -> tuple[str, str]:
 
 
 def read(kind: str, file: str, *more: str) -> str:
-    """Ask openssl about a request (req) or a certificate (x509); empty where it cannot be read."""
-    if not Path(file).exists():
-        return ""
-    try:
-        return ask(["openssl", kind, "-in", file, "-noout", *more])[0]
-    except OSError:
-        return ""
+    """Ask openssl about a request or certificate; empty where it cannot be read. Raises OSError."""
+    return ask(["openssl", kind, "-in", file, "-noout", *more])[0] if Path(file).exists() else ""
 
 
 def certificate_state(module: AnsibleModule, key: str) -> str:

@@ -55,7 +55,7 @@ options:
   program:
     description:
       - Name of a file in the directory of O(version), whose owner, mode and checksum as they are before
-        anything changes are returned.
+        anything changes are returned. Only for O(state=present).
     type: str
 attributes:
   check_mode:
@@ -111,6 +111,7 @@ program:
   sample: {uid: 0, gid: 0, mode: "0755", sha256: 3a7bd3e2360a}
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -180,12 +181,17 @@ def too_many(versions: list[str], used: str, before: str, keep: int) -> list[str
 def described(path: str) -> dict[str, Any]:
     """Return owner, mode and checksum of a regular file; empty for anything else. Raises OSError."""
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        # Nothing, a link, or a socket.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             return {}
-    except (FileNotFoundError, NotADirectoryError):
+        raise
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(descriptor)
         return {}
-    with open(path, "rb") as file:
-        info = os.fstat(file.fileno())
+    with open(descriptor, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "uid": info.st_uid,
@@ -201,7 +207,7 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     current = os.path.join(base, "current")
     before = linked_to(current)
     versions = installed(base)
-    program = described(os.path.join(base, version, params["program"])) if params["program"] else {}
+    program: dict[str, Any] = {}
     removed: list[str] = []
     if params["state"] == "previous":
         version = older(versions, before) or before
@@ -211,6 +217,8 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         raise RefusedError(f"{base}/{version} is not there: install the version before putting it to use")
     else:
         removed = too_many(versions, version, before, params["keep"])
+        if params["program"]:
+            program = described(os.path.join(base, version, params["program"]))
     links = [(item["path"], os.path.join(base, item["target"])) for item in params["links"]]
     wanted = [(current, version)] * bool(version) + links
     # All of them are looked at before the first one is changed.

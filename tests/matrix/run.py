@@ -18,7 +18,8 @@ from lab.shell import run, say
 
 SUITE = "trixie"
 INSIDE = "/src"
-TIMEOUT_S = 1500
+# It runs beside booted machines.
+TIMEOUT_S = 2400
 
 # Whoever needs a mirror, a proxy or a certificate authority of their own for pip says so by these.
 SETTINGS = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy")

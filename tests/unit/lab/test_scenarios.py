@@ -48,10 +48,11 @@ def command(directory: Path, *names: str) -> tuple[list[str], dict[str, str]]:
     environment = {
         **os.environ,
         "PATH": ":".join(map(str, programs)),
-        "PYTHONPATH": str(REPOSITORY / "molecule/shared"),
+        "PYTHONPATH": f"{directory / 'hook'}:{REPOSITORY / 'molecule/shared'}",
         "EDGE_LAB_DIR": str(directory / "lab"),
     }
-    script = f'code=0; "$0" -m lab.scenarios "$@" || code=$?; {LEFT}'
+    run = 'code=0; "$0" -m lab.scenarios "$@" || code=$?'
+    script = f"echo outside $(readlink /proc/self/ns/net) >&2; {run}; {LEFT}"
     return ["unshare", "--net", "sh", "-c", script, sys.executable, *names], environment
 
 
@@ -86,24 +87,47 @@ def test_a_failure_of_another_form_is_told_by_the_last_lines(tmp_path: Path) -> 
     assert "the last word" in done.stderr
 
 
-def test_the_matrix_runs_beside_them(tmp_path: Path) -> None:
+# In the place of tests/matrix/run.py.
+MATRIX = """
+import os, pathlib, time
+while not pathlib.Path("met-four").exists():
+    time.sleep(0.1)
+print("8 passed, 1 skipped in 2.00s, network", os.readlink("/proc/self/ns/net"))
+raise SystemExit({code})
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_matrix_runs_beside_them_in_the_hosts_network(tmp_path: Path, code: int) -> None:
     (tmp_path / "tests/matrix").mkdir(parents=True)
-    (tmp_path / "tests/matrix/run.py").write_text(
-        "print('8 passed, 1 skipped in 2.00s')\nraise SystemExit(3)\n"
-    )
-    done = ended(tmp_path, "four", "matrix")
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    assert "matrix   8 passed, 1 skipped in 2.00s" in done.stderr
-    assert "matrix failed, from build/matrix.log" in done.stderr
+    (tmp_path / "tests/matrix/run.py").write_text(MATRIX.format(code=code))
+    done = ended(tmp_path, "matrix", "four")
+    assert (done.returncode, done.stdout) == (min(code, 1), ""), done.stderr
+    outside = next(line.split()[1] for line in done.stderr.splitlines() if line.startswith("outside "))
+    assert f"matrix   8 passed, 1 skipped in 2.00s, network {outside}" in done.stderr
+    assert ("matrix failed, from build/matrix.log" in done.stderr) == bool(code)
     assert "four     7 passed in 1.00s" in done.stderr
 
 
-@pytest.mark.parametrize("other", ["one", "four"], ids=["both run", "one is being taken away"])
-def test_an_interrupt_leaves_nothing(tmp_path: Path, other: str) -> None:
+# Loaded by every Python: whoever takes a lab away says so, and is slow.
+SLOW_PURGE = """
+import pathlib, sys, time
+if "purge" in sys.orig_argv:
+    pathlib.Path("purging").touch()
+    time.sleep(3)
+"""
+
+
+@pytest.mark.parametrize(("other", "seen"), [("one", "met-one"), ("four", "purging")])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, other: str, seen: str) -> None:
+    """While both run, and while one that has ended is being taken away."""
     words, environment = command(tmp_path, "long", other)
+    if seen == "purging":
+        (tmp_path / "hook").mkdir()
+        (tmp_path / "hook/sitecustomize.py").write_text(SLOW_PURGE)
     with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as shell:
         deadline = time.monotonic() + 30
-        while not ((tmp_path / "met-long").exists() and (tmp_path / f"met-{other}").exists()):
+        while not ((tmp_path / "met-long").exists() and (tmp_path / seen).exists()):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         (runner,) = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()

@@ -66,7 +66,7 @@ TEMPLATES = {
     "value": "{{ size }}",
     "list": "{{ [size, 'b'] }}",
     "slashes": "a\\nb {{ 'c\\nd' }} \\\\ {{ data }}\n",
-    "included": "{% include 'plain.j2' %}{% import 'value.j2' as other %}{{ template_path }}\n",
+    "included": "{% include 'plain.j2' %}{% import 'value.j2' as other %}\n",
 }
 
 

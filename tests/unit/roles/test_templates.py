@@ -304,6 +304,35 @@ def test_a_program_that_nobody_looked_at_is_copied() -> None:
     assert evaluate(f"{{{{ {task['when']} }}}}", known) is True
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("used", ["", "old", "new"])
+@pytest.mark.parametrize("command", ["", "current/bin/edge-rotator", "new/bin/edge-rotator"])
+def test_a_version_is_left_alone_where_there_is_nothing_to_do(
+    tmp_path: Path, keep: int, used: str, command: str
+) -> None:
+    """The look of install.yml says what versioned_release would say, of two versions that are unpacked."""
+    base, link = tmp_path / "opt rotator", tmp_path / "edge-rotator"
+    for version in ("old", "new"):
+        (base / version / "bin").mkdir(parents=True)
+    if used:
+        (base / "current").symlink_to(used)
+    if command:
+        link.symlink_to(base / command)
+    known = variables(
+        edge_rotator_install_dir=str(base),
+        edge_rotator_command=str(link),
+        edge_rotator_keep_versions=keep,
+        __edge_rotator_bundle={"version": "new"},
+    )
+    (look,) = tasks_of("edge_rotator", "install.yml", "Look for bundle")
+    (task,) = tasks_of("edge_rotator", "configure.yml", "version is put to use")
+    line = evaluate(look["ansible.builtin.shell"]["cmd"], known)
+    said = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=True).stdout.split()
+    there = {key: value for key, value in task.items() if key not in ("when", "register")}
+    changed = play(tmp_path, [there], "--check", **known)
+    assert ("used" in said) == (changed == 0)
+
+
 def gone(path: Path) -> dict[str, Any]:
     """A task that removes a file."""
     return {"ansible.builtin.file": {"path": str(path), "state": "absent"}}

@@ -142,15 +142,21 @@ def test_without_any_version_there_is_none_before(run: Run, base: Path) -> None:
 def test_a_program_is_described_as_it_is(run: Run, base: Path, tmp_path: Path) -> None:
     install(base, "1")
     args = {"base": str(base), "version": "1", "program": "program"}
-    (base / "1/program").chmod(0o4755)
+    program = base / "1/program"
+    program.chmod(0o4755)
     owner = base.stat().st_uid, base.stat().st_gid
     sha256 = hashlib.sha256(b"1").hexdigest()
     described = {"uid": owner[0], "gid": owner[1], "mode": "4755", "sha256": sha256}
     assert run(check=True, **args)["program"] == described
     assert run(check=True, base=str(base), version="1")["program"] == {}
     assert run(check=True, **{**args, "version": "2"})["program"] == {}
-    (base / "1/program").rename(tmp_path / "elsewhere")
-    for number, make in enumerate((lambda at: at.symlink_to(tmp_path / "elsewhere"), os.mkfifo, os.mkdir)):
-        make(base / "1/program")
+    program.rename(tmp_path / "elsewhere")
+    others: tuple[Callable[[], None], ...] = (
+        lambda: program.symlink_to(tmp_path / "elsewhere"),
+        lambda: os.mkfifo(program),
+        program.mkdir,
+    )
+    for number, make in enumerate(others):
+        make()
         assert run(check=True, **args)["program"] == {}
-        (base / "1/program").rename(tmp_path / str(number))
+        program.rename(tmp_path / str(number))
