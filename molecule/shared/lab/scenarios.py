@@ -24,7 +24,7 @@ from lab.settings import paths
 from lab.shell import say, signals_as_exceptions
 
 AT_ONCE = max(1, int(os.environ.get("AT_ONCE", "3")))
-AT_MOST_S = int(os.environ.get("AT_MOST_S", "2400"))
+AT_MOST_S = int(os.environ.get("AT_MOST_S", "3600"))
 MATRIX = "matrix"
 # Molecule folds what it shows at 80 columns otherwise.
 COLUMNS = "160"
