@@ -35,7 +35,7 @@ RETRIES = {
 
 def plain(text: str) -> str:
     """Ansible's markup as Markdown, fit for a table cell."""
-    text = re.sub(r"[OV]\(([^)]*)\)", r"`\1`", text)
+    text = re.sub(r"[CIOV]\(([^)]*)\)", r"`\1`", text)
     return text.replace("|", "\\|").replace("\n", " ")
 
 
@@ -52,7 +52,7 @@ def table(role: str) -> list[str]:
     """Heading, purpose and variables of one role."""
     spec = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
     main = spec["argument_specs"]["main"]
-    lines = [f"## {role}", "", *main["description"], ""]
+    lines = [f"## {role}", "", *map(plain, main["description"]), ""]
     lines += ["| variable | type | default | meaning |", "|---|---|---|---|"]
     for name, option in main["options"].items():
         kind = option["type"]
