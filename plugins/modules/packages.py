@@ -66,7 +66,7 @@ def lists_current() -> bool:
 
 
 def last_lines(output: str, errors: str) -> str:
-    """What a command said last."""
+    """Return what a command said last."""
     return "\n".join((output + errors).strip().splitlines()[-8:])
 
 

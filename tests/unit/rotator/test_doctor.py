@@ -250,7 +250,7 @@ def test_what_only_litestream_has_to_try_again_needs_no_rotation(
     broken: list[str],
     command: str,
 ) -> None:
-    said = {name: ("failed", "timeout", "") for name in broken}
+    said = dict.fromkeys(broken, ("failed", "timeout", ""))
     passed = [name for name in CHECKS if not ("dns" in broken and name == "tls")]  # which is skipped then
     verdicts = iter([said.get(name, ("ok", "", "")) for name in passed[1:]])
     monkeypatch.setattr(doctor, "_isolated", lambda _check: next(verdicts))
