@@ -37,7 +37,7 @@ from edge_rotator import (
 from edge_rotator import config as configuration
 from edge_rotator import state as states
 from edge_rotator.clock import format_iso, read_clock
-from edge_rotator.errors import FORCE, KINDS, RotatorError, plain
+from edge_rotator.errors import FORCE, KINDS, RESTART, RotatorError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -394,7 +394,9 @@ def _walk(config: Config, secret: str | None) -> bool:
             broken.add(name)
         _show(name, verdict, kind, detail)
     if broken:
-        print(f"{'':8}After repairing: `{FORCE}`", flush=True)
+        # Where the rotator has nothing to try again, it is Litestream that waits.
+        command = RESTART if broken <= {"s3", "litestream"} else FORCE
+        print(f"{'':8}After repairing: `{command}`", flush=True)
     return not broken
 
 

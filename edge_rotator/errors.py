@@ -20,6 +20,7 @@ ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # priorities of the journal
 
 # What operators may run, to the letter.
 FORCE = "sudo systemctl --no-pager start edge-rotator-force.service"
+RESTART = "sudo systemctl --no-pager restart litestream.service"
 STATUS = "sudo -u edge-rotator /usr/local/bin/edge-rotator status"
 _DOCTOR = "sudo -u edge-rotator /usr/local/bin/edge-rotator doctor"
 _LITESTREAM = "sudo systemctl --no-pager status litestream.service"
@@ -67,7 +68,8 @@ tls_server_untrusted     20  permanent  provider.ca_file must hold the CA of the
 tls_host_mismatch        21  permanent  provider.endpoint is not the name in the server's certificate: take it
                                         from `aws iot describe-endpoint --endpoint-type
                                         iot:CredentialProvider`
-tls_client_refused       22  permanent  the endpoint refused our certificate: register and activate it, and
+tls_client_refused       22  permanent  the endpoint refused our certificate: it has expired, or AWS does not
+                                        know it or has it inactive (as certificate_inactive: not by hand);
                                         check the clock
 tls_failed               23  transient  the TLS handshake failed; run `{_DOCTOR}`
 proxy_refused            24  permanent  the proxy let nothing through: 401 and 407 ask for other credentials
@@ -77,8 +79,10 @@ thing_not_attached       30  permanent  attach the thing to the certificate (aws
                                         or correct provider.thing_name
 policy_denied            31  permanent  the IoT policy of the certificate must allow
                                         iot:AssumeRoleWithCertificate on the role alias
-certificate_inactive     32  permanent  activate the certificate in IoT, and check account, region and
-                                        provider.endpoint
+certificate_inactive     32  permanent  somebody made it inactive: was this device declared lost, or replaced
+                                        by one that writes now? Do not activate it by hand:
+                                        edge_litestream.appliance.enroll does, and refuses both. Else check
+                                        account, region and provider.endpoint
 role_alias_missing       33  permanent  create the role alias or correct its name
 role_not_assumable       34  permanent  the role must exist and trust credentials.iot.amazonaws.com (a new
                                         role takes minutes to be seen)
@@ -106,8 +110,8 @@ key_missing              63  permanent  the token holds no key with the label to
                                         device
 key_mismatch             64  permanent  provider.certificate_file belongs to another key: enroll the device
                                         again
-pin_refused              65  latch      write the right PIN into token.pin_file; no login is tried until that
-                                        file changes
+pin_refused              65  latch      write the right PIN into token.pin_file (/etc/edge-token/pin); no
+                                        login is tried until that file changes
 pin_locked               66  permanent  a TPM unlocks itself in time; any other token: unlock it as its
                                         security officer
 pin_unreadable           67  permanent  the PIN file must exist, hold the PIN and nothing else (no newline at
@@ -121,8 +125,8 @@ restart_failed           71  none       check `{_LITESTREAM}`; if sudo refuses, 
 litestream_silent        73  none       is it running? `{_LITESTREAM}`
 replication_stalled      74  none       `sudo journalctl --no-pager --lines=200 --unit=litestream.service`
                                         says why
-s3_refused               79  none       S3's own words say why: check the role's policy, bucket and path, and
-                                        the clock
+s3_refused               79  none       S3's own words say why: the role's policy, the bucket's own policy
+                                        ("resource-based"), a KMS key, the path, or the clock
 state_failed             72  none       the state directory must exist, be ours and have room
 """
 KINDS: dict[str, Kind] = {}

@@ -297,6 +297,8 @@ def _schedule(report: dict[str, Any]) -> str:
     last = "unknown" if ago is None else f"{span(ago)} ago"
     if not report["timer"]["runs"]:
         return f"none until the timer ticks again, last tick {last}"
+    if report["next_reason"] == "pin_latched":
+        return f"none until the PIN file changes, last tick {last}"
     when = f"in {span(wait)} ({report['next_waits']})" if wait else "at the next tick"
     return f"{when}, last tick {last}"
 

@@ -65,6 +65,11 @@ def lists_current() -> bool:
     return bool(times) and 0 <= time.time() - LISTS.stat().st_mtime < CURRENT_S
 
 
+def last_lines(output: str, errors: str) -> str:
+    """Return what a command said last."""
+    return "\n".join((output + errors).strip().splitlines()[-8:])
+
+
 def between_releases() -> bool:
     """Whether an upgrade of Debian has exchanged the sources, and has not begun to install."""
     return any((UPGRADE / "sources").glob("*")) and not (UPGRADE / "begun").exists()
@@ -88,13 +93,16 @@ def main() -> None:
         steps = [[*APT, "update"]] if not lists_current() else []
         for command in [*steps, [*APT, "--no-install-recommends", "install", *missing]]:
             code, output, errors = module.run_command(command)
+            before = ""
             if code and "dpkg --configure -a" in errors:
                 # A power cut came in the middle of an installation; that is how it is finished.
-                module.run_command(["dpkg", "--configure", "--pending"])
+                finish = ["dpkg", "--force-confold", "--configure", "--pending"]
+                _unused, *finished = module.run_command(finish)
                 code, output, errors = module.run_command(command)
+                before = f"{' '.join(finish)} said:\n{last_lines(*finished)}\n"
             if code:
-                said = "\n".join((output + errors).strip().splitlines()[-8:])
-                module.fail_json(msg=f"{' '.join(command)} failed:\n{said}", missing=missing)
+                said = f"{before}{' '.join(command)} failed:\n{last_lines(output, errors)}"
+                module.fail_json(msg=said, missing=missing)
     module.exit_json(changed=bool(missing), missing=missing)
 
 

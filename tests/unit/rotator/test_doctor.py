@@ -28,7 +28,7 @@ from tokens import use_debian_pycurl
 
 from edge_rotator import cli, clock, doctor, litestream, s3, systemd, token
 from edge_rotator import config as configuration
-from edge_rotator.errors import FORCE, KINDS, RotatorError
+from edge_rotator.errors import FORCE, KINDS, RESTART, RotatorError
 
 Pki = tuple[Authority, Authority, Path]
 CHECKS = [
@@ -233,6 +233,31 @@ def test_what_to_run_after_repairing_is_said_once(device: Device) -> None:
     assert text.count(FORCE) == 1
 
 
+@pytest.mark.parametrize(
+    ("broken", "command"),
+    [
+        (["s3"], RESTART),
+        (["litestream"], RESTART),
+        (["s3", "litestream"], RESTART),
+        (["dns", "s3"], FORCE),
+        (["provider"], FORCE),
+    ],
+)
+def test_what_only_litestream_has_to_try_again_needs_no_rotation(
+    config: configuration.Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: list[str],
+    command: str,
+) -> None:
+    said = dict.fromkeys(broken, ("failed", "timeout", ""))
+    passed = [name for name in CHECKS if not ("dns" in broken and name == "tls")]  # which is skipped then
+    verdicts = iter([said.get(name, ("ok", "", "")) for name in passed[1:]])
+    monkeypatch.setattr(doctor, "_isolated", lambda _check: next(verdicts))
+    assert not doctor._walk(config, None)
+    assert capsys.readouterr().out.splitlines()[-1].strip() == f"After repairing: `{command}`"
+
+
 def test_check_with_a_fault() -> None:
     def fault() -> str:
         raise LookupError("what")
@@ -289,6 +314,7 @@ class Bucket:
     def __init__(self, device: Device) -> None:
         self.objects: dict[str, bytes] = {}
         self.refused = ""
+        self.words = "not \x1byou"
         self.queries: list[str] = []
         device.server.context.verify_mode = ssl.CERT_NONE
         device.server.respond = self.respond
@@ -299,8 +325,8 @@ class Bucket:
         body = handler.rfile.read(length)
         operation = "LIST" if query else handler.command
         if operation == self.refused:
-            words = b"<Error><Code>AccessDenied</Code><Message>not \x1byou</Message></Error>"
-            return handler.reply(403, words)
+            words = f"<Error><Code>AccessDenied</Code><Message>{self.words}</Message></Error>"
+            return handler.reply(403, words.encode())
         if query:
             self.queries.append(query)
             prefix = parse_qs(query)["prefix"][0]
@@ -355,6 +381,18 @@ def test_s3_refuses_in_its_own_words(config: configuration.Config, bucket: Bucke
     assert caught.value.kind.name == "s3_refused"
     assert "HTTP 403, AccessDenied: not you" in caught.value.detail
     assert "canary" not in caught.value.detail
+
+
+def test_whose_policy_refuses_is_not_cut_off(config: configuration.Config, bucket: Bucket) -> None:
+    """The longest that AWS says, with names as long as they may be."""
+    who = f"arn:aws:sts::123456789012:assumed-role/{'r' * 64}/{'0' * 64}"
+    what = f"arn:aws:s3:::{'b' * 63}/edge01/app.db/edge-rotator-doctor"
+    end = "with an explicit deny in a resource-based policy"
+    bucket.refused = "PUT"
+    bucket.words = f"User: {who} is not authorized to perform: s3:PutObject on resource: {what} {end}"
+    with pytest.raises(RotatorError) as caught:
+        doctor._s3(config)
+    assert caught.value.detail.endswith(end)
 
 
 def test_a_device_that_may_not_delete_is_well(config: configuration.Config, bucket: Bucket) -> None:

@@ -17,6 +17,7 @@ from test_doctor import control_socket, listing
 from edge_rotator import __version__, status
 from edge_rotator.clock import format_iso
 from edge_rotator.errors import FORCE, KINDS, PERMANENT
+from edge_rotator.files import stat_of
 
 
 @pytest.fixture
@@ -152,6 +153,19 @@ def test_the_wait_has_its_reason_and_who_wanted_it(
     seen.server.respond = lambda handler: handler.reply(403, b'{"message":"Access Denied"}')
     assert seen.tick() == 31
     assert "(backoff after policy_denied)," in " ".join(screen(seen, capsys).split())
+
+
+def test_a_refused_pin_has_no_next_attempt(
+    seen: Device, world: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen.server.respond = lambda handler: handler.reply(500, b"")
+    assert seen.tick() == 15
+    state = seen.state
+    state["failure"]["kind"], state["latched"] = "pin_refused", True
+    state["pin"] = stat_of(str(seen.pin_file))
+    (seen.root / "state/state.json").write_text(json.dumps(state))
+    assert ask(seen, capsys)["next_reason"] == "pin_latched"
+    assert "next attempt  none until the PIN file changes, last tick 12 s ago" in screen(seen, capsys)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -106,8 +106,8 @@ BAD = {
         {"device_identity_certificate": "{{ lab_fleet_ca_file }}"},
         [
             "device_identity_certificate",
-            "does not match the key",
-            "no such key yet",
+            "cannot be compared with the key",
+            "the program that asks is not there yet",
             "edge_litestream.appliance.enroll",
         ],
     ),
