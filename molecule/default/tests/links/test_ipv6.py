@@ -52,5 +52,5 @@ def test_it_is_converged_by_ipv6(host: Any, name: str) -> None:
     done = play("site", name, {"ansible_host": DEVICES_6[name]})
     assert done.code == 0, done.text[-3000:]
     assert "changed=0" in done.text
-    logins = host.check_output("journalctl --unit=ssh --since=@%s --output=cat", int(since))
+    logins = host.check_output(f"journalctl --unit=ssh --since=@{int(since)} --output=cat")
     assert f"Accepted publickey for admin from {HERE_6} " in logins
