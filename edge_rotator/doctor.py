@@ -394,8 +394,12 @@ def _walk(config: Config, secret: str | None) -> bool:
             broken.add(name)
         _show(name, verdict, kind, detail)
     if broken:
-        # Where the rotator has nothing to try again, it is Litestream that waits.
-        command = RESTART if broken <= {"s3", "litestream"} else FORCE
+        # Only Litestream has something to try again. What is from before a `found` S3 goes on refusing.
+        command = (
+            f"{RESTART}`; if the thing was found again, first `{FORCE}"
+            if broken <= {"s3", "litestream"}
+            else FORCE
+        )
         print(f"{'':8}After repairing: `{command}`", flush=True)
     return not broken
 

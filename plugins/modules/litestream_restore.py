@@ -110,7 +110,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors, restoring
 from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestream_config import (
     alone,
     choose,
@@ -122,7 +122,7 @@ from ansible_collections.edge_litestream.appliance.plugins.module_utils.litestre
     unit_properties,
 )
 
-LOCK = "/run/litestream-restore.lock"
+LOCK = restoring.LOCK
 FALLBACK = "/var/lib"  # where work is done when the database's file system has no directory of root's
 WORK = ".litestream-restore"
 BESIDE = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name

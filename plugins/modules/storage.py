@@ -15,6 +15,7 @@ description:
     containers have, is not.
   - Swap is encrypted if it is on dm-crypt, directly or with LVM between. Swap in zram is memory, unless it
     writes pages back to a disk.
+  - Tells of a restore that is under way, too, since no file is to be changed then.
   - Changes nothing.
 attributes:
   check_mode:
@@ -40,12 +41,17 @@ swap:
   returned: always
   type: list
   elements: str
+restoring:
+  description: The database that is being restored, and since when; empty where none is.
+  returned: always
+  type: str
 """
 
 import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import restoring
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -102,7 +108,7 @@ def main() -> None:
     swaps = [unescaped(line.split()[0]) for line in lines]
     # One that this system cannot see is another's, as in a container.
     clear = [swap for swap in swaps if os.path.exists(swap) and leaks(swap)]
-    module.exit_json(changed=False, volatile=volatile_root(), swap=clear)
+    module.exit_json(changed=False, volatile=volatile_root(), swap=clear, restoring=restoring.under_way())
 
 
 if __name__ == "__main__":

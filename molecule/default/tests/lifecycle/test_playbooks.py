@@ -126,6 +126,18 @@ def test_many_are_restored_and_one_that_fails_stops_no_other(host: Any, only_one
     assert observe.rows(lost, observe.DATABASE).rows[: len(before)] == before
 
 
+def test_no_converge_comes_into_a_restore_that_goes_on(host: Any, only_one: None, name: str) -> None:
+    """Its playbook was ended; it holds its lock, and whoever starts Litestream now ruins it."""
+    host.check_output("systemd-run --unit=restoring flock /run/litestream-restore.lock sleep 300")
+    try:
+        done = play("site", name)
+    finally:
+        host.check_output("systemctl stop restoring")
+    assert done.code != 0
+    assert f"A restore is under way on {name}" in done.text
+    assert "changed=0" in done.text
+
+
 def test_upgrade_goes_on_only_where_the_device_is_well(host: Any, name: str) -> None:
     if name != "edge02":
         pytest.skip("one device shows it, whose Litestream no rotation restarts: it has always replicated")

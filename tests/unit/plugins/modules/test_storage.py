@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import restoring
 from ansible_collections.edge_litestream.appliance.plugins.modules import storage
 
 from tests.unit.aws_iot import Run
@@ -127,3 +129,16 @@ def test_encrypted_swap_is_fine(device: Path, run: Run) -> None:
     assert run()["swap"] == ["/dev/dm-1"]
     uuid.write_text("CRYPT-PLAIN-abc")
     assert run()["swap"] == []
+
+
+def test_a_restore_that_goes_on_is_told(device: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not one that has ended, whose file is still there."""
+    monkeypatch.setattr(restoring, "LOCK", str(device / "lock"))
+    assert run()["restoring"] == ""
+    with (device / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run()["restoring"] == "it begins"
+        lock.write("/var/lib/app/app.db, since T, process 7\n")
+        lock.flush()
+        assert run(check=True)["restoring"] == "/var/lib/app/app.db, since T, process 7"
+    assert run()["restoring"] == ""
