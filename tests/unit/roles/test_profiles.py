@@ -75,23 +75,24 @@ def test_a_program_for_another_machine_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("volatile", "swap", "refused", "words"),
+    ("found", "refused", "words"),
     [
-        ("", [], False, []),
+        ({}, False, []),
         (
-            "overlay at / with its changes in /upper/data",
-            [],
+            {"volatile": "overlay at / with its changes in /upper/data"},
             True,
             ["edge01 has overlay at /", "disable_overlayfs"],
         ),
-        ("", ["/var/swap"], False, ["WARNING: edge01 swaps to /var/swap", "not encrypted"]),
+        ({"swap": ["/var/swap"]}, False, ["WARNING: edge01 swaps to /var/swap", "not encrypted"]),
+        ({"restoring": "/var/lib/app/app.db, since T, process 7"}, True, ["on edge01 (/var/lib/app/app.db"]),
     ],
 )
 def test_what_storage_tells_stops_or_warns(
-    tmp_path: Path, volatile: str, swap: list[str], refused: bool, words: list[str]
+    tmp_path: Path, found: dict[str, Any], refused: bool, words: list[str]
 ) -> None:
     tasks = yaml.safe_load((ROOT / "roles/common/tasks/storage.yml").read_text())[1:]
-    code, said = play(tmp_path, {"block": tasks}, __common_storage={"volatile": volatile, "swap": swap})
+    told = {"volatile": "", "swap": [], "restoring": "", **found}
+    code, said = play(tmp_path, {"block": tasks}, __common_storage=told)
     assert (code != 0) == refused, said
     assert [word for word in words if word not in said] == []
-    assert ("WARNING: edge01" in said) == bool(swap)
+    assert ("WARNING: edge01" in said) == ("swap" in found)
