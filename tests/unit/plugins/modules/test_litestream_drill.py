@@ -61,7 +61,7 @@ class Bucket:
             self.s3.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes())
 
     def merge(self, name: str) -> tuple[int, int]:
-        """Bring a replica whose single transactions Litestream has merged; return one of them, and the last."""
+        """Bring a replica whose transactions Litestream has merged; return one of them, and the last."""
         path, kept = self.top / "device" / name, self.top / "merged"
         path.parent.mkdir(parents=True, exist_ok=True)
         replica = {"type": "file", "path": str(kept)}
