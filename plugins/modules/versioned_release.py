@@ -111,7 +111,6 @@ program:
   sample: {uid: 0, gid: 0, mode: "0755", sha256: 3a7bd3e2360a}
 """
 
-import errno
 import hashlib
 import os
 import shutil
@@ -119,6 +118,7 @@ import stat
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edge_litestream.appliance.plugins.module_utils import descriptors
 
 
 class RefusedError(Exception):
@@ -180,18 +180,17 @@ def too_many(versions: list[str], used: str, before: str, keep: int) -> list[str
 
 def described(path: str) -> dict[str, Any]:
     """Return owner, mode and checksum of a regular file; empty for anything else. Raises OSError."""
+    above, name = os.path.split(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        # Nothing, a link, or a socket.
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
-            return {}
-        raise
-    info = os.fstat(descriptor)
-    if not stat.S_ISREG(info.st_mode):
-        os.close(descriptor)
+        directory = descriptors.open_directory(above)
+        try:
+            descriptor = descriptors.open_file(name, directory)
+        finally:
+            os.close(directory)
+    except (FileNotFoundError, descriptors.UnsafeError):
         return {}
     with open(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "uid": info.st_uid,
