@@ -110,8 +110,8 @@ key_missing              63  permanent  the token holds no key with the label to
                                         device
 key_mismatch             64  permanent  provider.certificate_file belongs to another key: enroll the device
                                         again
-pin_refused              65  latch      write the right PIN into token.pin_file (/etc/edge-token/pin); no
-                                        login is tried until that file changes
+pin_refused              65  latch      write the right PIN into token.pin_file; no login is tried until that
+                                        file changes
 pin_locked               66  permanent  a TPM unlocks itself in time; any other token: unlock it as its
                                         security officer
 pin_unreadable           67  permanent  the PIN file must exist, hold the PIN and nothing else (no newline at
